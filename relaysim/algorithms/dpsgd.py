@@ -1,0 +1,31 @@
+"""D-PSGD (Lian et al. 2017, "Can decentralized algorithms outperform centralized algorithms?", Algorithm 1)."""
+
+import optax
+from optax import tree
+
+from relaysim.algorithms.base import State, method
+from relaysim.local import local_update
+from relaysim.types import Algorithm, Grad, Info, Key, Mixer, Stacked
+
+
+def dpsgd(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransformation) -> Algorithm:
+    """Every worker takes its own step, then averages with its neighbours:
+
+        x ← W (x + u),    u = −γ g for plain SGD.
+
+    Args:
+      grad: (key, step, params) -> (losses (n,), gradients), such as `task.grad`.
+      mixer: W, such as `gossip(topology)`.
+      optimizer: makes u from g, for each worker apart.
+    """
+    local = local_update(grad, optimizer)
+
+    def init(key: Key, params: Stacked) -> State:
+        return State(params, local.init(key, params), mixer.init(params))
+
+    def step(key: Key, s: State) -> tuple[State, Info]:
+        local_state, u, info = local.update(s.local, s.params)
+        mix, x = mixer.mix(key, s.mix, tree.add(s.params, u))
+        return State(x, local_state, mix), info
+
+    return method(mixer, init, step)

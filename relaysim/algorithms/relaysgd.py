@@ -1,0 +1,46 @@
+"""RelaySGD (Vogels et al. 2021, "RelaySum for decentralized deep learning on heterogeneous data", Algorithm 1)."""
+
+import optax
+from optax import tree
+
+from relaysim.algorithms.base import State, method
+from relaysim.algorithms.dpsgd import dpsgd
+from relaysim.local import local_update
+from relaysim.types import Algorithm, Grad, Info, Key, Mixer, Stacked
+
+
+def relaysgd(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransformation) -> Algorithm:
+    """Every worker takes its own step, then the models are averaged by RelaySum:
+
+        x ← RelaySum(x + u),    u = −γ g for plain SGD,
+
+    which is D-PSGD but for the mixer, and that makes all the difference: contributions are weighted evenly,
+    so that workers with different data do not pull the models apart. With Adam's u it is Relay-Adam.
+
+    Args:
+      grad: (key, step, params) -> (losses (n,), gradients), such as `task.grad`.
+      mixer: `relay_sum(tree)`.
+      optimizer: makes u from g, for each worker apart.
+    """
+    return dpsgd(grad, mixer, optimizer)
+
+
+def relaysgd_grad(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransformation) -> Algorithm:
+    """RelaySGD/Grad (appendix of the paper): the updates are relayed instead of the models,
+
+        x ← x + RelaySum(u),
+
+    so that each update is applied once everywhere, those still under way counting as 0. The arguments are
+    those of `relaysgd`.
+    """
+    local = local_update(grad, optimizer)
+
+    def init(key: Key, params: Stacked) -> State:
+        return State(params, local.init(key, params), mixer.init(tree.zeros_like(params)))
+
+    def step(key: Key, s: State) -> tuple[State, Info]:
+        local_state, u, info = local.update(s.local, s.params)
+        mix, mean_u = mixer.mix(key, s.mix, u)
+        return State(tree.add(s.params, mean_u), local_state, mix), info
+
+    return method(mixer, init, step)

@@ -1,0 +1,321 @@
+"""Communication: relaying sums over trees, gossip over graphs, and their rivals.
+
+Each function returns a `Mixer`, which works on any pytree with leaves (n, ...). In every mixer that can
+lose messages, `drop` is the probability with which each message is lost, independently of the others.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+from optax import tree
+
+from relaysim import topology as topologies
+from relaysim.topology import Topology
+from relaysim.types import Array, Key, Mixer, Stacked
+
+Fill = Literal["initial", "local", "count"]
+
+
+class RelayState(NamedTuple):
+    origin: Stacked
+    """Leaves (1, ...): the common initial model x⁰. What is relayed is relative to it."""
+    up: Stacked
+    """The messages that came in last from each worker to its parent."""
+    down: Stacked
+    """The messages that came in last from each worker's parent."""
+    below: Stacked
+    """The sum of `up` over each worker's children."""
+
+
+def relay_sum(trees: Topology | Sequence[Topology], *, drop: float | Array = 0.0, fill: Fill = "initial") -> Mixer:
+    """RelaySum (Vogels et al. 2021, Algorithm 1): every contribution reaches every worker exactly once.
+
+    In each call worker i sends to each neighbour j its own x_i plus all that it heard last from its other
+    neighbours, and averages what it hears in the same call with its own:
+
+        m[i→j] = x_i + Σ_{k ∈ N(i)∖j} m_last[k→i],    x̂_i = (x_i + Σ_{j ∈ N(i)} m[j→i] + missing) / n.
+
+    So worker j's contribution reaches worker i after max(dist(i, j) − 1, 0) calls. The messages carry a
+    count of the contributions in them; (n − count) are missing, at the start or where messages were lost.
+
+    Args:
+      trees: a tree, or several on the same workers: the parameters are then dealt out evenly to the trees,
+        every k-th element to each, which shares the load at the volume of one tree.
+      drop: the receiver of a lost message takes it, and its count, as 0.
+      fill: what stands in for a missing contribution: "initial" the common initial model, "local" the
+        worker's own x_i; with "count" the sum is divided by the count instead of n.
+
+    Raises:
+      ValueError: where a tree is none (a cycle, not connected, directed), trees have different numbers of
+        workers, `drop` is not in [0, 1] or `fill` is none of the three.
+    """
+    if fill not in get_args(Fill):
+        raise ValueError(f"fill is {fill!r}, expected one of {', '.join(map(repr, get_args(Fill)))}")
+    if not isinstance(trees, Topology):
+        return deal([relay_sum(t, drop=drop, fill=fill) for t in trees])
+    n, parent = trees.num_workers, topologies.rooted(trees).parent
+    is_root = parent == np.arange(n)
+    degrees = trees.out_degrees.astype(float)
+    lossy = _check_drop(drop)
+
+    def to_children(x: Array) -> Array:
+        return jnp.where(_rows(is_root, x), 0, x.at[parent].get(mode="promise_in_bounds"))
+
+    def sum_of_children(x: Array) -> Array:
+        return jnp.zeros_like(x).at[np.where(is_root, n, parent)].add(x, mode="drop")
+
+    def relayed(x: Stacked) -> Stacked:
+        return x if fill == "initial" else (x, jnp.ones(n, jnp.int32))  # the count travels as x does
+
+    def init(x: Stacked) -> RelayState:
+        silence = tree.zeros_like(relayed(x))
+        return RelayState(jax.tree.map(lambda v: v.mean(0, keepdims=True), x), silence, silence, silence)
+
+    def mix(key: Key, s: RelayState, x: Stacked) -> tuple[RelayState, Stacked]:
+        own = relayed(tree.sub(x, s.origin))
+        sent_up = tree.add(own, s.below)
+        sent_down = tree.sub(jax.tree.map(to_children, tree.add(sent_up, s.down)), s.up)
+        up = jax.tree.map(lambda m: jnp.where(_rows(is_root, m), 0, m), sent_up)
+        down = jax.tree.map(lambda m: jnp.where(_rows(is_root, m), 0, m), sent_down)
+        if lossy:
+            up_key, down_key = jax.random.split(key)
+            up, down = _lose(up_key, drop, up), _lose(down_key, drop, down)
+        below = jax.tree.map(sum_of_children, up)
+        heard = jax.tree.map(lambda *terms: sum(terms), own, below, down)
+        return RelayState(s.origin, up, down, below), tree.add(s.origin, average(own, heard))
+
+    def average(own: Stacked, heard: Stacked) -> Stacked:
+        if fill == "initial":
+            return jax.tree.map(lambda h: h / n, heard)
+        (own, _), (total, count) = own, heard
+        if fill == "local":
+            return jax.tree.map(lambda x, h: (h + _rows(n - count, x) * x) / n, own, total)
+        return jax.tree.map(lambda h: h / _rows(count, h), total)
+
+    return Mixer(n, init, mix, sent=lambda: degrees)
+
+
+def gossip(
+    topology: Topology | Sequence[Topology],
+    weights: Any = None,
+    *,
+    lazy: bool = False,
+    drop: float | Array = 0.0,
+) -> Mixer:
+    """Gossip averaging: x_i ← Σ_j W_ij x_j over the neighbours j and the worker itself.
+
+    Args:
+      topology: any connected graph, or several, to which the parameters are then dealt out evenly.
+      weights: the mixing matrix W, (n, n), dense or scipy-sparse, doubly stochastic and zero where the
+        topology has no edge; W_ij is the weight that i gives to j. Metropolis–Hastings weights by default.
+      lazy: mix with (W + I) / 2.
+      drop: the weights of what arrived are scaled to sum to 1.
+
+    Raises:
+      ValueError: where the graph is not connected, the weights do not fit it or do not sum to one, or `drop`
+        is not in [0, 1].
+    """
+    if not isinstance(topology, Topology):
+        return deal([gossip(t, weights, lazy=lazy, drop=drop) for t in topology])
+    _check_connected(topology)
+    if weights is None:
+        matrix = topologies.metropolis_weights(topology)
+    else:
+        matrix = topologies.check_weights(weights, topology)
+    if lazy:
+        matrix = (matrix + scipy.sparse.eye_array(topology.num_workers)) / 2
+    return _linear(matrix, drop, renormalise=True)
+
+
+def push(topology: Topology, *, drop: float | Array = 0.0) -> Mixer:
+    """Each worker splits its x evenly among itself and those that it sends to: x_i ← Σ_j x_j / (1 + out_j).
+
+    The columns of this matrix sum to one, its rows do not: on a directed graph it keeps the sum over workers
+    but tilts the average. `push_sum` corrects for that, and for the mass that goes with lost messages.
+
+    Args:
+      topology: a directed (strongly connected) or undirected graph.
+      drop: a lost message's share is lost.
+
+    Raises:
+      ValueError: where the graph is not connected or `drop` is not in [0, 1].
+    """
+    _check_connected(topology)
+    n, senders, receivers = topology.num_workers, topology.senders, topology.receivers
+    share = 1 / (1 + topology.out_degrees)
+    edges = scipy.sparse.coo_array((share[senders], (receivers, senders)), shape=(n, n))
+    return _linear(edges + scipy.sparse.diags_array(share), drop, renormalise=False)
+
+
+def one_peer_exponential(num_workers: int, *, rounds: int = 1, drop: float | Array = 0.0) -> Mixer:
+    """The time-varying exponential graph (Assran et al. 2019): one peer a round, 2^k workers away.
+
+    Round k averages x_i ← ½ (x_i + x_{(i − 2^(k mod D)) mod n}) with D = ⌊log₂(n − 1)⌋ + 1; k goes on counting
+    from call to call. For n a power of two, D rounds make the exact average.
+
+    Args:
+      num_workers: n.
+      rounds: averaging rounds in each call.
+      drop: a lost message's half is lost, so use it with `push_sum`, which corrects for lost mass.
+
+    Raises:
+      ValueError: where `num_workers` or `rounds` is below 1 or `drop` is not in [0, 1].
+    """
+    n = _check_count("num_workers", num_workers)
+    _check_count("rounds", rounds)
+    period = max((n - 1).bit_length(), 1)
+    lossy = _check_drop(drop)
+
+    def one_round(key: Key, k: Array, x: Stacked) -> Stacked:
+        peer = (jnp.arange(n) - 2 ** (k % period)) % n
+        arrived = jax.tree.map(lambda v: v[peer], x)
+        if lossy:
+            arrived = _lose(key, drop, arrived)
+        return jax.tree.map(lambda v, m: (v + m) / 2, x, arrived)
+
+    def mix(key: Key, k: Array, x: Stacked) -> tuple[Array, Stacked]:
+        for r in range(rounds):
+            x = one_round(jax.random.fold_in(key, r), k + r, x)
+        return k + rounds, x
+
+    alone = n == 1
+    return Mixer(
+        n,
+        init=lambda x: jnp.zeros((), jnp.int32),
+        mix=(lambda key, k, x: (k, x)) if alone else mix,
+        sent=lambda: np.full(n, 0.0 if alone else float(rounds)),
+    )
+
+
+def all_reduce(num_workers: int) -> Mixer:
+    """The exact average at every worker. Costs 2 (n − 1) / n vectors a worker, as a ring all-reduce does.
+
+    Raises:
+      ValueError: where `num_workers` is below 1.
+    """
+    n = _check_count("num_workers", num_workers)
+    return Mixer(
+        n,
+        init=lambda x: (),
+        mix=lambda key, s, x: (s, jax.tree.map(lambda v: jnp.broadcast_to(v.mean(0), v.shape), x)),
+        sent=lambda: np.full(n, 2 * (n - 1) / n),
+    )
+
+
+def deal(mixers: Sequence[Mixer]) -> Mixer:
+    """Deal the elements of a model out to k mixers, element j to mixer j mod k, as cards to players.
+
+    Elements are counted through the leaves of a worker's model one after the other.
+
+    Raises:
+      ValueError: where there is no mixer, or they differ in their number of workers.
+    """
+    mixers = list(mixers)
+    counts = [m.num_workers for m in mixers]
+    if len(set(counts)) != 1:
+        raise ValueError(f"mixers are for {counts} workers, expected one or more with one number of workers")
+    n, k = counts[0], len(mixers)
+
+    def starts(x: Stacked) -> list[int]:
+        sizes = [leaf[0].size for leaf in jax.tree.leaves(x)]
+        return [int(offset) for offset in np.cumsum([0, *sizes[:-1]])]
+
+    def split(x: Stacked) -> list[list[Array]]:
+        leaves = [leaf.reshape(n, -1) for leaf in jax.tree.leaves(x)]
+        return [
+            [leaf[:, (part - start) % k :: k] for leaf, start in zip(leaves, starts(x), strict=True)]
+            for part in range(k)
+        ]
+
+    def join(parts: list[list[Array]], like: Stacked) -> Stacked:
+        leaves, treedef = jax.tree.flatten(like)
+        joined = []
+        for i, (leaf, start) in enumerate(zip(leaves, starts(like), strict=True)):
+            size = leaf[0].size
+            longest = -(-size // k)
+            hands = [parts[(start + j) % k][i] for j in range(k)]
+            hands = [jnp.pad(hand, ((0, 0), (0, longest - hand.shape[1]))) for hand in hands]
+            joined.append(jnp.stack(hands, axis=-1).reshape(n, -1)[:, :size].reshape(leaf.shape))
+        return jax.tree.unflatten(treedef, joined)
+
+    def mix(key: Key, states: list, x: Stacked) -> tuple[list, Stacked]:
+        keys = jax.random.split(key, k)
+        mixed = [m.mix(*args) for m, *args in zip(mixers, keys, states, split(x), strict=True)]
+        return [s for s, _ in mixed], join([part for _, part in mixed], x)
+
+    return Mixer(
+        n,
+        init=lambda x: [m.init(part) for m, part in zip(mixers, split(x), strict=True)],
+        mix=mix,
+        sent=lambda: sum(m.sent() for m in mixers) / k,
+    )
+
+
+def _linear(matrix: Any, drop: float | Array, *, renormalise: bool) -> Mixer:
+    """x_i ← Σ_j M_ij x_j, a message along each edge j → i with M_ij ≠ 0."""
+    matrix = scipy.sparse.coo_array(matrix)
+    n, own = matrix.shape[0], matrix.diagonal()
+    edges = (matrix.row != matrix.col) & (matrix.data != 0)
+    order = np.lexsort((matrix.col[edges], matrix.row[edges]))
+    receivers, senders = matrix.row[edges][order].astype(np.int32), matrix.col[edges][order].astype(np.int32)
+    weights = matrix.data[edges][order]
+    sent = np.bincount(senders, minlength=n).astype(float)
+    lossy = _check_drop(drop)
+
+    def heard(weights: Array, x: Array) -> Array:
+        messages = _rows(weights, x).astype(x.dtype) * x.at[senders].get(mode="promise_in_bounds")
+        return jax.ops.segment_sum(messages, receivers, n, indices_are_sorted=True, mode="promise_in_bounds")
+
+    def mix(key: Key, s: tuple, x: Stacked) -> tuple[tuple, Stacked]:
+        w, scale = jnp.asarray(weights), jnp.ones(n)
+        if lossy:
+            w = _lose(key, drop, w)
+            if renormalise:
+                arrived = own + jax.ops.segment_sum(w, receivers, n, indices_are_sorted=True)
+                scale = 1 / jnp.where(arrived > 0, arrived, 1)
+
+        def of_leaf(v: Array) -> Array:
+            mixed = _rows(own, v).astype(v.dtype) * v + heard(w, v)
+            if lossy and renormalise:
+                mixed = jnp.where(_rows(arrived > 0, v), mixed * _rows(scale, v).astype(v.dtype), v)
+            return mixed
+
+        return s, jax.tree.map(of_leaf, x)
+
+    return Mixer(n, init=lambda x: (), mix=mix, sent=lambda: sent)
+
+
+def _rows(values: Any, like: Array) -> Array:
+    """(n,) -> (n, 1, ..., 1), to go with an array whose rows are the workers."""
+    return jnp.reshape(values, (-1,) + (1,) * (like.ndim - 1))
+
+
+def _lose(key: Key, drop: float | Array, messages: Stacked) -> Stacked:
+    """Set each message, a row in all leaves alike, to zero with probability `drop`."""
+    (count,) = {m.shape[0] for m in jax.tree.leaves(messages)}
+    lost = jax.random.bernoulli(key, drop, (count,))
+    return jax.tree.map(lambda m: jnp.where(_rows(lost, m), 0, m), messages)
+
+
+def _check_drop(drop: float | Array) -> bool:
+    """Whether any message can be lost. A traced probability cannot be checked and counts as one that can."""
+    if isinstance(drop, jax.core.Tracer):
+        return True
+    if not 0 <= drop <= 1:
+        raise ValueError(f"drop is {drop}, expected a probability in [0, 1]")
+    return bool(drop > 0)
+
+
+def _check_count(name: str, value: int) -> int:
+    if not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name} is {value!r}, expected an integer of at least 1")
+    return int(value)
+
+
+def _check_connected(topology: Topology) -> None:
+    if not topology.is_connected:
+        raise ValueError(f"topology {topology!r} is not connected: averages would never meet")

@@ -1,0 +1,212 @@
+"""Running a method: steps inside records inside one compiled program."""
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from tqdm.auto import tqdm
+
+from relaysim.metrics import all_finite
+from relaysim.types import Algorithm, Array, Key, Stacked
+
+Measure = Callable[[Stacked], dict[str, Array]]
+
+
+class Divergence(NamedTuple):
+    """Where a run first met a number that is not finite; both are −1 where it did not."""
+
+    step: Any
+    worker: Any
+
+    def __bool__(self) -> bool:
+        return bool(self.step >= 0)
+
+
+class Trace(NamedTuple):
+    """What a run leaves behind, R records long."""
+
+    steps: np.ndarray
+    """(R,) the number of steps taken at each record."""
+    metrics: dict[str, Any]
+    """Arrays (R, ...): what `measure` returned; "loss" (R, n), each worker's mean loss over the steps since the
+    last record; "vectors_sent" and "bytes_sent" (R,), sent so far by a worker on average, and
+    "busiest_vectors_sent" and "busiest_bytes_sent" (R,) by the worker that sends most."""
+    params: Stacked
+    """The models at the end, leaves (n, ...)."""
+    state: Any
+    """The method's state at the end."""
+    divergence: Divergence
+
+
+class _Carry(NamedTuple):
+    step: Array
+    state: Any
+    divergence: Divergence
+
+
+def simulate(
+    key: Key,
+    algorithm: Algorithm,
+    params: Stacked,
+    *,
+    num_steps: int,
+    every: int = 1,
+    measure: Measure | None = None,
+    progress: bool = False,
+) -> Trace:
+    """Run a method from the given models.
+
+    The whole run is one compiled program; running the same method again does not compile again. Step t gets
+    `fold_in(key, t)`, so that the recording interval changes nothing. Can be called under vmap and jit.
+
+    Args:
+      key: fixes all randomness of the run.
+      algorithm: what `rs.relaysgd(...)` and its like return.
+      params: the initial models, leaves (n, ...). They may be sharded over the leading axis.
+      num_steps: T, a multiple of `every`.
+      every: steps between records.
+      measure: params -> dict of arrays, such as `task.measure`, taken after steps every, 2·every, …, T.
+      progress: show a progress bar; the records are then made one call at a time.
+
+    Returns:
+      A trace of R = T / every records. Where the run diverges a warning names the step and the worker, and so
+      does `trace.divergence`.
+
+    Raises:
+      ValueError: where the sizes do not fit or `params` is not finite.
+    """
+    _check(algorithm, params, num_steps, every)
+    measure = measure or _nothing
+    num_records = num_steps // every
+    stretch = 1 if progress else num_records
+
+    start_key, run_key = jax.random.split(key)
+    params = jax.tree.map(jnp.array, params)  # a copy, since what is carried on is given away
+    carry = _call(_start, (algorithm,), start_key, params)
+    records = []
+    with tqdm(total=num_steps, disable=not progress, unit="step") as bar:
+        for _ in range(num_records // stretch):
+            carry, record = _call(_advance, (algorithm, measure, every, stretch), run_key, carry)
+            records.append(record)
+            bar.update(stretch * every)
+
+    metrics = jax.tree.map(lambda *parts: jnp.concatenate(parts), *records) if progress else records[0]
+    divergence = carry.divergence
+    if not _is_traced(carry):
+        metrics, divergence = jax.device_get((metrics, divergence))
+        divergence = Divergence(int(divergence.step), int(divergence.worker))
+        if divergence:
+            warnings.warn(f"diverged: worker {divergence.worker} is not finite after step {divergence.step}", stacklevel=2)
+    steps = np.arange(every, num_steps + 1, every)
+    models = algorithm.params(carry.state)
+    return Trace(steps, metrics | _costs(algorithm, models, steps), models, carry.state, divergence)
+
+
+def _start(algorithm: Algorithm, key: Key, params: Stacked) -> _Carry:
+    nowhere = Divergence(jnp.full((), -1, jnp.int32), jnp.full((), -1, jnp.int32))
+    return _Carry(jnp.zeros((), jnp.int32), algorithm.init(key, params), nowhere)
+
+
+def _advance(
+    algorithm: Algorithm, measure: Measure, every: int, num_records: int, key: Key, carry: _Carry
+) -> tuple[_Carry, dict[str, Array]]:
+    """`num_records` records of `every` steps."""
+
+    def step(_: Any, inner: tuple[_Carry, Array]) -> tuple[_Carry, Array]:
+        carry, total = inner
+        state, info = algorithm.step(jax.random.fold_in(key, carry.step), carry.state)
+        divergence = _first(carry.divergence, carry.step, jnp.isfinite(info.loss))
+        return _Carry(carry.step + 1, state, divergence), total + info.loss
+
+    def record(carry: _Carry, _: None) -> tuple[_Carry, dict[str, Array]]:
+        loss = jax.eval_shape(algorithm.step, key, carry.state)[1].loss
+        carry, total = jax.lax.fori_loop(0, every, step, (carry, jnp.zeros(loss.shape, loss.dtype)))
+        params = algorithm.params(carry.state)
+        carry = carry._replace(divergence=_first(carry.divergence, carry.step, all_finite(params)))
+        return carry, {"loss": total / every} | measure(params)
+
+    return jax.lax.scan(record, carry, None, length=num_records)
+
+
+def _first(so_far: Divergence, step: Array, finite: Array) -> Divergence:
+    """The first divergence, given which workers are finite (n,) after this step."""
+    is_first = (so_far.step < 0) & ~finite.all()
+    worker = jnp.argmin(finite).astype(jnp.int32)
+    return Divergence(jnp.where(is_first, step, so_far.step), jnp.where(is_first, worker, so_far.worker))
+
+
+def _costs(algorithm: Algorithm, params: Stacked, steps: np.ndarray) -> dict[str, np.ndarray]:
+    model_bytes = sum(leaf[0].size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+    sent = algorithm.sent()
+    return {
+        "vectors_sent": steps * sent.mean(),
+        "busiest_vectors_sent": steps * sent.max(),
+        "bytes_sent": steps * sent.mean() * model_bytes,
+        "busiest_bytes_sent": steps * sent.max() * model_bytes,
+    }
+
+
+_programs: WeakKeyDictionary = WeakKeyDictionary()
+"""The compiled programs of each algorithm, for as long as its step function lives."""
+
+
+def _call(fun: Callable, static: tuple, key: Key, given: Any) -> Any:
+    """fun(*static, key, given), compiled once for each `static` and shape of the rest; `given` is given away.
+
+    The arrays that an algorithm closes over (problems, data, graphs) become arguments of the program: jit
+    would write them into its text as constants. The program is kept as long as the algorithm, unless that
+    closes over traced values, which must not outlive their trace.
+    """
+    programs = _programs.setdefault(static[0].step, {})
+    leaves, treedef = jax.tree.flatten(given)
+    signature = (fun, static, jax.typeof(key), treedef, tuple(map(jax.typeof, leaves)))
+    if signature not in programs:
+        closed, shape = jax.make_jaxpr(functools.partial(fun, *static), return_shape=True)(key, given)
+
+        def run(consts: list, key: Key, leaves: list) -> list:
+            return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))(key, *leaves)
+
+        program = jax.jit(run, donate_argnums=2), closed.consts, jax.tree.structure(shape)
+        if not _is_traced(closed.consts):
+            programs[signature] = program
+    else:
+        program = programs[signature]
+    compiled, consts, out = program
+    return jax.tree.unflatten(out, compiled(consts, key, leaves))
+
+
+def _nothing(params: Stacked) -> dict[str, Array]:
+    return {}
+
+
+def _is_traced(pytree: Any) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(pytree))
+
+
+def _check(algorithm: Algorithm, params: Stacked, num_steps: int, every: int) -> None:
+    if not isinstance(algorithm, Algorithm):
+        raise ValueError(f"algorithm is {algorithm!r}, expected a method such as rs.relaysgd(grad, mixer, optimizer)")
+    for name, value in (("num_steps", num_steps), ("every", every)):
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name} is {value!r}, expected an integer of at least 1")
+    if num_steps % every:
+        raise ValueError(f"num_steps is {num_steps}, expected a multiple of every = {every}")
+    n = algorithm.num_workers
+    leaves = jax.tree.leaves_with_path(params)
+    if not leaves:
+        raise ValueError("params holds no arrays, expected a pytree with leaves (n, ...)")
+    for path, leaf in leaves:
+        name = "params" + jax.tree_util.keystr(path)
+        if np.shape(leaf)[:1] != (n,):
+            raise ValueError(f"{name} has shape {np.shape(leaf)}, expected ({n}, ...): the mixer is for {n} workers")
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(f"{name} holds {leaf.dtype}, expected floating-point numbers")
+        if not _is_traced(leaf) and not bool(jnp.isfinite(leaf).all()):
+            worker = int(jnp.argmin(jnp.isfinite(leaf).reshape(n, -1).all(1)))
+            raise ValueError(f"{name} is not finite at worker {worker}, expected a finite start")

@@ -1,0 +1,219 @@
+"""Dividing a labelled data set among workers.
+
+A partition is a list of n index arrays, the *shares*: disjoint, and together (here) the whole data set.
+It is made once, on the host, from a jax key.
+"""
+
+import operator
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from relaysim.types import Key
+
+_DEALS = 1000  # how often `dirichlet` deals a group anew to leave nobody empty-handed
+
+
+def dirichlet(
+    key: Key,
+    labels: np.ndarray,
+    num_workers: int,
+    alpha: float,
+    *,
+    equal: bool = True,
+    group: int = 10,
+) -> list[np.ndarray]:
+    """Shares whose mixtures of labels are drawn from a Dirichlet distribution: the smaller alpha, the more
+    the workers differ.
+
+    Workers form groups of `group` (the last may be smaller), among which the shuffled samples are split in
+    proportion. Within a group each class is dealt by proportions ~ Dirichlet(alpha) over those workers that
+    hold less than their fair part of the group's samples so far. The shares that result are of unequal size.
+    `equal=True` lays them end to end and cuts the whole into n equal parts, as the paper does.
+
+    Args:
+      key: a jax random key.
+      labels: (N,) int.
+      num_workers: n.
+      alpha: concentration > 0. 1.0, 0.1 and 0.01 in the paper.
+      equal: sizes differ by at most one (the paper drops the remainder instead). If False, a group is dealt
+        anew, up to 1000 times, while one of its shares is empty.
+      group: the workers among which a class is dealt.
+
+    Returns:
+      n int arrays of indices into `labels`.
+
+    Raises:
+      ValueError: for bad arguments; for equal=False, when alpha is so small that a share stays empty.
+
+    Lin et al. 2021, "Quasi-global momentum: Accelerating decentralized deep learning on heterogeneous data";
+    Vogels et al. 2021, "RelaySum for decentralized deep learning on heterogeneous data".
+    """
+    labels = _check_labels(labels)
+    num_workers = _check_workers(num_workers, len(labels))
+    if not 0 < alpha < np.inf:
+        raise ValueError(f"alpha: {alpha}, expected a finite number > 0")
+    if operator.index(group) < 1:
+        raise ValueError(f"group: {group}, expected at least 1 worker")
+    rng = _rng(key)
+    first = np.append(np.arange(0, num_workers, group), num_workers)  # worker of each group, and the end
+    cuts = first[1:-1] * len(labels) // num_workers
+    shares: list[np.ndarray] = []
+    for size, samples in zip(np.diff(first), np.split(rng.permutation(len(labels)), cuts), strict=True):
+        for _ in range(1 if equal else _DEALS):
+            dealt = _deal(rng, samples, labels, size, alpha)
+            if all(map(len, dealt)):
+                break
+        shares += dealt
+    if equal:
+        return np.array_split(np.concatenate(shares), num_workers)
+    for worker, share in enumerate(shares):
+        if not len(share):
+            raise ValueError(
+                f"alpha: {alpha} left worker {worker} with an empty share in each of {_DEALS} deals, "
+                "expected a larger alpha or equal=True"
+            )
+    return shares
+
+
+def iid(key: Key, num_samples: int, num_workers: int) -> list[np.ndarray]:
+    """Shares drawn uniformly at random, of sizes that differ by at most one.
+
+    Args:
+      key: a jax random key.
+      num_samples: N.
+      num_workers: n, at most N.
+
+    Returns:
+      n int arrays of indices below N.
+    """
+    num_workers = _check_workers(num_workers, num_samples)
+    return np.array_split(_rng(key).permutation(num_samples), num_workers)
+
+
+def by_label_shards(
+    key: Key, labels: np.ndarray, num_workers: int, shards_per_worker: int = 2
+) -> list[np.ndarray]:
+    """Samples sorted by label, cut into equal shards, of which each worker gets a few at random.
+
+    With s shards a worker sees about s labels. From McMahan et al. 2017, "Communication-efficient learning
+    of deep networks from decentralized data" (there s = 2).
+
+    Args:
+      key: a jax random key.
+      labels: (N,) int.
+      num_workers: n.
+      shards_per_worker: s; N must be at least n s.
+
+    Returns:
+      n int arrays of indices into `labels`, of sizes that differ by at most s.
+    """
+    labels = _check_labels(labels)
+    num_workers = _check_workers(num_workers, len(labels))
+    num_shards = num_workers * operator.index(shards_per_worker)
+    if not 0 < num_shards <= len(labels):
+        raise ValueError(
+            f"shards_per_worker: {shards_per_worker} for {num_workers} workers and {len(labels)} samples, "
+            "expected at least 1 shard a worker and 1 sample a shard"
+        )
+    rng = _rng(key)
+    order = rng.permutation(len(labels))
+    shards = np.array_split(order[np.argsort(labels[order], kind="stable")], num_shards)
+    hands = rng.permutation(num_shards).reshape(num_workers, shards_per_worker)
+    return [np.concatenate([shards[i] for i in hand]) for hand in hands]
+
+
+def check_shares(shares: Sequence[np.ndarray], num_samples: int) -> None:
+    """Check that shares can be trained on.
+
+    Args:
+      shares: n int arrays of indices.
+      num_samples: N.
+
+    Raises:
+      ValueError: if there is no share, or one is empty, not a vector of integers, or out of range, or if a
+        sample is dealt twice.
+    """
+    if not len(shares):
+        raise ValueError("shares: none, expected one for each worker")
+    owner = np.full(num_samples, -1)
+    for worker, share in enumerate(map(np.asarray, shares)):
+        if share.ndim != 1 or not len(share):
+            raise ValueError(
+                f"shares: worker {worker}'s has shape {share.shape}, expected a vector of at least 1 sample"
+            )
+        if not np.issubdtype(share.dtype, np.integer):
+            raise ValueError(f"shares: worker {worker}'s is of {share.dtype}, expected integers")
+        if share.min() < 0 or share.max() >= num_samples:
+            raise ValueError(
+                f"shares: worker {worker}'s spans {share.min()} to {share.max()}, "
+                f"expected indices of {num_samples} samples"
+            )
+        taken = share[owner[share] >= 0]
+        if len(taken):
+            raise ValueError(
+                f"shares: sample {taken[0]} belongs to workers {owner[taken[0]]} and {worker}, "
+                "expected disjoint shares"
+            )
+        if len(np.unique(share)) < len(share):
+            raise ValueError(f"shares: worker {worker}'s names a sample twice, expected distinct samples")
+        owner[share] = worker
+
+
+def label_counts(shares: Sequence[np.ndarray], labels: np.ndarray) -> np.ndarray:
+    """(n, num_classes) how many samples of each label each worker holds.
+
+    >>> label_counts([np.array([0, 1]), np.array([2, 3])], np.array([0, 0, 0, 1]))
+    array([[2, 0],
+           [1, 1]])
+
+    Args:
+      shares: n int arrays of indices into `labels`.
+      labels: (N,) int, in 0, ..., num_classes - 1, the largest present.
+    """
+    labels = _check_labels(labels)
+    if labels.min() < 0:
+        raise ValueError(f"labels: {labels.min()} among them, expected none below 0")
+    check_shares(shares, len(labels))
+    return np.stack([np.bincount(labels[share], minlength=labels.max() + 1) for share in shares])
+
+
+def _deal(
+    rng: np.random.Generator, samples: np.ndarray, labels: np.ndarray, num_workers: int, alpha: float
+) -> list[np.ndarray]:
+    """Deal the samples of one group, class by class."""
+    held = np.zeros(num_workers, int)
+    parts: list[list[np.ndarray]] = [[] for _ in range(num_workers)]
+    for label in np.unique(labels[samples]):
+        of_class = samples[labels[samples] == label]
+        # A Dirichlet vector restricted to some coordinates and renormalised is Dirichlet again: drawing it
+        # for those below their fair part is the same, and cannot be all zeros when alpha is tiny.
+        takers = np.flatnonzero(held * num_workers < len(samples))
+        proportions = rng.dirichlet(np.full(len(takers), alpha))
+        cuts = (np.cumsum(proportions)[:-1] * len(of_class)).astype(int)
+        for worker, part in zip(takers, np.split(of_class, cuts), strict=True):
+            parts[worker].append(part)
+            held[worker] += len(part)
+    return [np.concatenate(part) for part in parts]
+
+
+def _rng(key: Key) -> np.random.Generator:
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
+
+
+def _check_labels(labels: np.ndarray) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or not len(labels) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels: {labels.dtype} of shape {labels.shape}, expected integers of shape (N,)")
+    return labels
+
+
+def _check_workers(num_workers: int, num_samples: int) -> int:
+    num_workers = operator.index(num_workers)
+    if not 1 <= num_workers <= num_samples:
+        raise ValueError(
+            f"num_workers: {num_workers} for {num_samples} samples, "
+            "expected at least 1, and at least 1 sample for each"
+        )
+    return num_workers

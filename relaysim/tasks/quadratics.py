@@ -1,0 +1,145 @@
+"""Quadratics: worker i holds f_i(x) = ½ ‖A_i x − b_i‖². The problems of the paper's simulations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from relaysim.metrics import consensus_distance, mean_model
+from relaysim.types import Array, Key, Stacked
+
+
+@struct.dataclass
+class Quadratics:
+    """n least-squares problems over the same d variables. A pytree: it can be an argument and be vmapped over."""
+
+    A: Array
+    """(n, d, d)"""
+    b: Array
+    """(n, d)"""
+    H: Array
+    """(d, d) the mean Hessian (1/n) Σ_i A_iᵀ A_i."""
+    x_star: Array
+    """(d,) the joint optimum, where Σ_i ∇f_i = 0."""
+    noise: Array | None = None
+    """() σ: each gradient has Gaussian noise ξ added, with E ‖ξ‖² = σ². None: exact gradients."""
+
+    @property
+    def num_workers(self) -> int:
+        return self.b.shape[0]
+
+    @property
+    def zeta2(self) -> Array:
+        """The heterogeneity ζ² = (1/n) Σ_i ‖∇f_i(x*)‖²."""
+        _, g = self._exact_grad(jnp.broadcast_to(self.x_star, self.b.shape))
+        return jnp.sum(g**2) / self.num_workers
+
+    def init(self, key: Key) -> Array:
+        """Every worker starts from x = 0: (n, d)."""
+        return jnp.zeros_like(self.b)
+
+    def grad(self, key: Key, step: Array, params: Array) -> tuple[Array, Array]:
+        """f_i and ∇f_i(x) = A_iᵀ (A_i x − b_i), the latter with noise: params (n, d) -> (n,), (n, d)."""
+        if params.shape != self.b.shape:
+            raise ValueError(f"params has shape {params.shape}, the quadratics have (workers, dim) {self.b.shape}")
+        loss, g = self._exact_grad(params)
+        if self.noise is not None:
+            xi = jax.random.normal(jax.random.fold_in(key, step), g.shape, g.dtype)
+            g = g + self.noise / np.sqrt(g.shape[1]) * xi
+        return loss, g
+
+    def _exact_grad(self, x: Array) -> tuple[Array, Array]:
+        residual = jnp.einsum("nij,nj->ni", self.A, x) - self.b
+        return jnp.sum(residual**2, 1) / 2, jnp.einsum("nji,nj->ni", self.A, residual)
+
+    def measure(self, params: Stacked) -> dict[str, Array]:
+        """Of (n, d) models: "suboptimality" F(x̄) − F(x*), F(x) = (1/n) Σ_i ‖A_i x − b_i‖² without the ½, as the
+        published errors; "worker_suboptimality" (n,), the same of each worker's model; "consensus_distance"."""
+
+        def suboptimality(x: Array) -> Array:
+            away = x - self.x_star
+            return jnp.einsum("...i,ij,...j->...", away, self.H, away)
+
+        return {
+            "suboptimality": suboptimality(mean_model(params)),
+            "worker_suboptimality": suboptimality(params),
+            "consensus_distance": consensus_distance(params),
+        }
+
+
+def quadratics(A: Array, b: Array, noise: float | Array = 0.0) -> Quadratics:
+    """Exactly these problems: f_i(x) = ½ ‖A_i x − b_i‖².
+
+    Args:
+      A: (n, d, d); (1/n) Σ_i A_iᵀ A_i must be invertible.
+      b: (n, d).
+      noise: σ, the root of the expected squared norm of the noise in each gradient.
+
+    Raises:
+      ValueError: where the shapes do not fit, a number is not finite, or `noise` is negative.
+    """
+    shape = np.shape(b)
+    if len(shape) != 2 or np.shape(A) != (*shape, shape[1]):
+        raise ValueError(f"A has shape {np.shape(A)} and b {shape}, expected (n, d, d) and (n, d)")
+    for name, value in (("A", A), ("b", b), ("noise", noise)):
+        if not isinstance(value, jax.core.Tracer) and not np.isfinite(value).all():
+            raise ValueError(f"{name} holds numbers that are not finite")
+    silent = not isinstance(noise, jax.core.Tracer) and np.ndim(noise) == 0 and noise == 0
+    if not isinstance(noise, jax.core.Tracer) and np.any(np.less(noise, 0)):
+        raise ValueError(f"noise is {noise}, expected σ ≥ 0")
+    A, b = jnp.asarray(A), jnp.asarray(b)
+    H = jnp.einsum("nij,nik->jk", A, A) / shape[0]
+    x_star = jnp.linalg.solve(H, jnp.einsum("nij,ni->j", A, b) / shape[0])
+    return Quadratics(A, b, H, x_star, None if silent else jnp.asarray(noise, b.dtype))
+
+
+def random_quadratics(
+    key: Key,
+    num_workers: int,
+    dim: int,
+    *,
+    zeta2: float | Array = 0.0,
+    mu: float | Array = 0.5,
+    r0: float | Array = 1.0,
+    noise: float | Array = 0.0,
+) -> Quadratics:
+    """Problems of a chosen heterogeneity and conditioning, as in the paper's simulations.
+
+    Each A_i is a Gaussian matrix whose singular values are replaced by d equally spaced values from μ to
+    L = 1. Each worker's optimum lies in its own Gaussian direction from the joint one, all scaled by one
+    factor such that (1/n) Σ_i ‖∇f_i(x*)‖² = ζ². The joint optimum x* has the norm r0.
+
+    Args:
+      key: fixes the problems.
+      num_workers: n.
+      dim: d.
+      zeta2: ζ², the heterogeneity.
+      mu: μ in (0, 1], the smallest singular value of each A_i.
+      r0: ‖x*‖, the distance to go from the start at 0.
+      noise: σ, the root of the expected squared norm of the noise in each gradient.
+
+    Raises:
+      ValueError: where an argument is out of its range.
+    """
+    for name, size in (("num_workers", num_workers), ("dim", dim)):
+        if not isinstance(size, int | np.integer) or size < 1:
+            raise ValueError(f"{name} is {size!r}, expected an integer of at least 1")
+    for name, value, fits, expected in (
+        ("zeta2", zeta2, lambda v: v >= 0, "a number ≥ 0"),
+        ("mu", mu, lambda v: 0 < v <= 1, "a number in (0, 1]"),
+        ("r0", r0, lambda v: v >= 0, "a number ≥ 0"),
+    ):
+        if not isinstance(value, jax.core.Tracer) and not fits(value):
+            raise ValueError(f"{name} is {value}, expected {expected}")
+    matrix_key, worker_key, optimum_key = jax.random.split(key, 3)
+    U, _, Vt = jnp.linalg.svd(jax.random.normal(matrix_key, (num_workers, dim, dim)))
+    A = jnp.einsum("nij,j,njk->nik", U, jnp.linspace(mu, 1, dim), Vt)
+    apart = quadratics(A, jnp.einsum("nij,nj->ni", A, jax.random.normal(worker_key, (num_workers, dim))))
+    b = apart.b - jnp.einsum("nij,j->ni", A, apart.x_star)
+    if num_workers > 1:  # one worker alone is at its own optimum: ζ² = 0
+        b = b * jnp.sqrt(zeta2 / apart.zeta2)
+    else:
+        b = jnp.zeros_like(b)
+    direction = jax.random.normal(optimum_key, (dim,))
+    x_star = r0 * direction / jnp.linalg.norm(direction)
+    return quadratics(A, b + jnp.einsum("nij,j->ni", A, x_star), noise)

@@ -1,0 +1,99 @@
+"""Batches without replacement, epoch by epoch, as a pure function of the step.
+
+There is no queue to carry: which sample stands at a position of an epoch is computed from the position alone,
+by a keyed permutation.
+"""
+
+import operator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from relaysim.types import Array, Key
+
+_ROUNDS = 24
+"""Each halves what the permutation of size N gives away: a pair of samples is off by about N / 2^24."""
+
+
+def batch_indices(key: Key, step: Array | int, sizes: Array | np.ndarray, batch_size: int) -> Array:
+    """The batch of every worker at a step, drawn without replacement.
+
+    Worker i's stream is one permutation of range(sizes[i]) after another, each determined by (key, i, epoch).
+    The batch of step t is its part [t B, (t + 1) B), for any t, in any order. So a batch may end one epoch
+    and begin the next, workers of unequal size have epochs of their own, and a share may be smaller than a
+    batch. The cost is O(n B), whatever the sizes.
+
+    Args:
+      key: a jax random key, the same throughout a run.
+      step: () int >= 0, below 2^31. May be traced.
+      sizes: (n,) int >= 1, how many samples each worker holds; sizes * B must stay below 2^31. May be
+        traced, then unchecked.
+      batch_size: B.
+
+    Returns:
+      (n, B) int32, positions within each worker's share.
+
+    Raises:
+      ValueError: if sizes is not a vector of positive integers, if batch_size < 1, or if either is too large.
+    """
+    _check(sizes, batch_size)
+    size = jnp.asarray(sizes).astype(jnp.uint32)[:, None]
+    step = jnp.asarray(step).astype(jnp.uint32)
+    # t B + b, divided by size with rest, but without the product t B, which would overflow.
+    place = step % size * batch_size + jnp.arange(batch_size, dtype=jnp.uint32)[None]
+    epoch = step // size * batch_size + place // size
+    workers = jnp.arange(len(size), dtype=jnp.uint32)
+    keys = jax.vmap(lambda i, es: jax.vmap(lambda e: _epoch_key(key, i, e))(es))(workers, epoch)
+    return _permute(keys, place % size, size).astype(jnp.int32)
+
+
+def _epoch_key(key: Key, worker: Array, epoch: Array) -> Array:
+    """(2,) uint32."""
+    return jax.random.bits(jax.random.fold_in(jax.random.fold_in(key, worker), epoch), (2,), jnp.uint32)
+
+
+def _permute(keys: Array, x: Array, size: Array) -> Array:
+    """The image of x under a random permutation of range(size) that a key determines, all elementwise.
+
+    The swap-or-not shuffle of Hoang, Morris & Rogaway 2012, "An enciphering scheme based on a card shuffle":
+    each round pairs x with pivot - x (mod size) and swaps the pair or not, by a bit that hangs on the pair.
+    Unlike a Feistel network it takes any size as it is, and is as uniform for small ones.
+
+    Args:
+      keys: (..., 2) uint32.
+      x: (...) uint32, below size.
+      size: uint32, at most 2^31, of a shape that broadcasts to x's.
+    """
+
+    def swap_or_not(i: Array, x: Array) -> Array:
+        round_key = _hash(keys[..., 0] + i.astype(jnp.uint32) * jnp.uint32(0x9E3779B9))
+        pivot = round_key % size
+        partner = jnp.where(pivot < x, pivot + size, pivot) - x
+        pair = jnp.maximum(x, partner)
+        return jnp.where(_hash((keys[..., 1] + pair) ^ round_key) >> 31 == 0, x, partner)
+
+    return jax.lax.fori_loop(0, _ROUNDS, swap_or_not, x)
+
+
+def _hash(x: Array) -> Array:
+    """MurmurHash3's finalizer: every bit of the uint32 in turns about half of those out."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
+
+
+def _check(sizes: Array | np.ndarray, batch_size: int) -> None:
+    if operator.index(batch_size) < 1:
+        raise ValueError(f"batch_size: {batch_size}, expected at least 1")
+    if np.ndim(sizes) != 1 or not np.issubdtype(jnp.result_type(sizes), np.integer):
+        raise ValueError(
+            f"sizes: {jnp.result_type(sizes)} of shape {np.shape(sizes)}, expected integers of shape (n,)"
+        )
+    if isinstance(sizes, jax.core.Tracer) or not len(sizes):
+        return
+    low, high = int(np.min(sizes)), int(np.max(sizes))
+    if low < 1 or high * batch_size >= 2**31:
+        raise ValueError(
+            f"sizes: from {low} to {high}, expected at least 1, and less than 2^31 times batch_size={batch_size}"
+        )
