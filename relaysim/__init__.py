@@ -1,5 +1,52 @@
-from relaysim import tasks, topology
-from relaysim.algorithms import *
-from relaysim.mixing import *
-from relaysim.simulate import simulate
-from relaysim.mixing import relay_sum,gossip,push,one_peer_exponential,all_reduce,deal
+"""relaysim: decentralized learning of many workers, simulated in one jitted program."""
+
+from relaysim import io, metrics, models, plot, tasks, topology
+from relaysim.algorithms import (
+    allreduce,
+    d2,
+    dpsgd,
+    gradient_tracking,
+    push_sum,
+    quasi_global_momentum,
+    relaysgd,
+    relaysgd_grad,
+)
+from relaysim.local import local_update, per_worker
+from relaysim.mixing import all_reduce, deal, gossip, one_peer_exponential, push, relay_sum
+from relaysim.simulate import Divergence, Trace, simulate
+from relaysim.topology import Topology
+from relaysim.types import Algorithm, Info, Mixer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Algorithm",
+    "Divergence",
+    "Info",
+    "Mixer",
+    "Topology",
+    "Trace",
+    "all_reduce",
+    "allreduce",
+    "d2",
+    "deal",
+    "dpsgd",
+    "gossip",
+    "gradient_tracking",
+    "io",
+    "local_update",
+    "metrics",
+    "models",
+    "one_peer_exponential",
+    "per_worker",
+    "plot",
+    "push",
+    "push_sum",
+    "quasi_global_momentum",
+    "relay_sum",
+    "relaysgd",
+    "relaysgd_grad",
+    "simulate",
+    "tasks",
+    "topology",
+]

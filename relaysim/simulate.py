@@ -58,7 +58,7 @@ def simulate(
     num_steps: int,
     every: int = 1,
     measure: Measure | None = None,
-    progress: bool = False,
+    progress: bool | str = False,
 ) -> Trace:
     """Run a method from the given models.
 
@@ -72,7 +72,8 @@ def simulate(
       num_steps: T, a multiple of `every`.
       every: steps between records.
       measure: params -> dict of arrays, such as `task.measure`, taken after steps every, 2·every, …, T.
-      progress: show a progress bar; the records are then made one call at a time.
+      progress: show a progress bar, with this name if it is a string; the records are then made one call at
+        a time.
 
     Returns:
       A trace of R = T / every records. Where the run diverges a warning names the step and the worker, and so
@@ -88,11 +89,13 @@ def simulate(
 
     start_key, run_key = jax.random.split(key)
     params = jax.tree.map(jnp.array, params)  # a copy, since what is carried on is given away
-    carry = _call(_start, (algorithm,), start_key, params)
+    carry = _program(_start, (algorithm,), start_key, params)(start_key, params)
+    advance = _program(_advance, (algorithm, measure, every, stretch), run_key, carry)
     records = []
-    with tqdm(total=num_steps, disable=not progress, unit="step") as bar:
+    label = progress if isinstance(progress, str) else None
+    with tqdm(total=num_steps, desc=label, disable=not progress, unit="step") as bar:
         for _ in range(num_records // stretch):
-            carry, record = _call(_advance, (algorithm, measure, every, stretch), run_key, carry)
+            carry, record = advance(run_key, carry)
             records.append(record)
             bar.update(stretch * every)
 
@@ -156,7 +159,7 @@ _programs: WeakKeyDictionary = WeakKeyDictionary()
 """The compiled programs of each algorithm, for as long as its step function lives."""
 
 
-def _call(fun: Callable, static: tuple, key: Key, given: Any) -> Any:
+def _program(fun: Callable, static: tuple, key: Key, given: Any) -> Callable[[Key, Any], Any]:
     """fun(*static, key, given), compiled once for each `static` and shape of the rest; `given` is given away.
 
     The arrays that an algorithm closes over (problems, data, graphs) become arguments of the program: jit
@@ -165,20 +168,23 @@ def _call(fun: Callable, static: tuple, key: Key, given: Any) -> Any:
     """
     programs = _programs.setdefault(static[0].step, {})
     leaves, treedef = jax.tree.flatten(given)
-    signature = (fun, static, jax.typeof(key), treedef, tuple(map(jax.typeof, leaves)))
-    if signature not in programs:
-        closed, shape = jax.make_jaxpr(functools.partial(fun, *static), return_shape=True)(key, given)
+    signature = (fun, static[1:], jax.typeof(key), treedef, tuple(map(jax.typeof, leaves)))
+    if signature in programs:
+        return programs[signature]
+    closed, shape = jax.make_jaxpr(functools.partial(fun, *static), return_shape=True)(key, given)
+    traced = _is_traced(closed.consts)
 
-        def run(consts: list, key: Key, leaves: list) -> list:
-            return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))(key, *leaves)
+    def run(consts: list, key: Key, leaves: list) -> list:
+        return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))(key, *leaves)
 
-        program = jax.jit(run, donate_argnums=2), closed.consts, jax.tree.structure(shape)
-        if not _is_traced(closed.consts):
-            programs[signature] = program
-    else:
-        program = programs[signature]
-    compiled, consts, out = program
-    return jax.tree.unflatten(out, compiled(consts, key, leaves))
+    run = jax.jit(run, donate_argnums=() if traced else 2)
+
+    def program(key: Key, given: Any) -> Any:
+        return jax.tree.unflatten(jax.tree.structure(shape), run(closed.consts, key, jax.tree.leaves(given)))
+
+    if not traced:
+        programs[signature] = program
+    return program
 
 
 def _nothing(params: Stacked) -> dict[str, Array]:

@@ -1,5 +1,17 @@
 """What is being learned: problems with `grad`, `init` and `measure`, which know nothing of networks."""
 
+from relaysim.tasks import datasets, partition
+from relaysim.tasks.classification import Classification, classification
+from relaysim.tasks.datasets import Dataset
 from relaysim.tasks.quadratics import Quadratics, quadratics, random_quadratics
 
-__all__ = ["Quadratics", "quadratics", "random_quadratics"]
+__all__ = [
+    "Classification",
+    "Dataset",
+    "Quadratics",
+    "classification",
+    "datasets",
+    "partition",
+    "quadratics",
+    "random_quadratics",
+]

@@ -4,7 +4,6 @@ A partition is a list of n index arrays, the *shares*: disjoint, and together (h
 It is made once, on the host, from a jax key.
 """
 
-import operator
 from collections.abc import Sequence
 
 import jax
@@ -51,11 +50,10 @@ def dirichlet(
     Vogels et al. 2021, "RelaySum for decentralized deep learning on heterogeneous data".
     """
     labels = _check_labels(labels)
-    num_workers = _check_workers(num_workers, len(labels))
+    _check_workers(num_workers, len(labels))
     if not 0 < alpha < np.inf:
-        raise ValueError(f"alpha: {alpha}, expected a finite number > 0")
-    if operator.index(group) < 1:
-        raise ValueError(f"group: {group}, expected at least 1 worker")
+        raise ValueError(f"alpha is {alpha}, expected a finite number > 0")
+    _check_count("group", group)
     rng = _rng(key)
     first = np.append(np.arange(0, num_workers, group), num_workers)  # worker of each group, and the end
     cuts = first[1:-1] * len(labels) // num_workers
@@ -71,7 +69,7 @@ def dirichlet(
     for worker, share in enumerate(shares):
         if not len(share):
             raise ValueError(
-                f"alpha: {alpha} left worker {worker} with an empty share in each of {_DEALS} deals, "
+                f"alpha is {alpha}, which left worker {worker} an empty share in each of {_DEALS} deals, "
                 "expected a larger alpha or equal=True"
             )
     return shares
@@ -88,7 +86,7 @@ def iid(key: Key, num_samples: int, num_workers: int) -> list[np.ndarray]:
     Returns:
       n int arrays of indices below N.
     """
-    num_workers = _check_workers(num_workers, num_samples)
+    _check_workers(num_workers, num_samples)
     return np.array_split(_rng(key).permutation(num_samples), num_workers)
 
 
@@ -110,12 +108,13 @@ def by_label_shards(
       n int arrays of indices into `labels`, of sizes that differ by at most s.
     """
     labels = _check_labels(labels)
-    num_workers = _check_workers(num_workers, len(labels))
-    num_shards = num_workers * operator.index(shards_per_worker)
-    if not 0 < num_shards <= len(labels):
+    _check_workers(num_workers, len(labels))
+    _check_count("shards_per_worker", shards_per_worker)
+    num_shards = num_workers * shards_per_worker
+    if num_shards > len(labels):
         raise ValueError(
-            f"shards_per_worker: {shards_per_worker} for {num_workers} workers and {len(labels)} samples, "
-            "expected at least 1 shard a worker and 1 sample a shard"
+            f"shards_per_worker is {shards_per_worker} for {num_workers} workers and {len(labels)} samples, "
+            "expected at least one sample in each shard"
         )
     rng = _rng(key)
     order = rng.permutation(len(labels))
@@ -136,28 +135,27 @@ def check_shares(shares: Sequence[np.ndarray], num_samples: int) -> None:
         sample is dealt twice.
     """
     if not len(shares):
-        raise ValueError("shares: none, expected one for each worker")
+        raise ValueError("shares is empty, expected a share for each worker")
     owner = np.full(num_samples, -1)
     for worker, share in enumerate(map(np.asarray, shares)):
         if share.ndim != 1 or not len(share):
             raise ValueError(
-                f"shares: worker {worker}'s has shape {share.shape}, expected a vector of at least 1 sample"
+                f"shares[{worker}], of worker {worker}, has shape {share.shape}, expected at least one sample"
             )
         if not np.issubdtype(share.dtype, np.integer):
-            raise ValueError(f"shares: worker {worker}'s is of {share.dtype}, expected integers")
+            raise ValueError(f"shares[{worker}] has dtype {share.dtype}, expected integers")
         if share.min() < 0 or share.max() >= num_samples:
             raise ValueError(
-                f"shares: worker {worker}'s spans {share.min()} to {share.max()}, "
-                f"expected indices of {num_samples} samples"
+                f"shares[{worker}] spans {share.min()} to {share.max()}, expected 0 to {num_samples - 1}"
             )
         taken = share[owner[share] >= 0]
         if len(taken):
             raise ValueError(
-                f"shares: sample {taken[0]} belongs to workers {owner[taken[0]]} and {worker}, "
+                f"shares[{owner[taken[0]]}] and shares[{worker}] both hold sample {taken[0]}, "
                 "expected disjoint shares"
             )
         if len(np.unique(share)) < len(share):
-            raise ValueError(f"shares: worker {worker}'s names a sample twice, expected distinct samples")
+            raise ValueError(f"shares[{worker}] holds a sample twice, expected distinct samples")
         owner[share] = worker
 
 
@@ -174,7 +172,7 @@ def label_counts(shares: Sequence[np.ndarray], labels: np.ndarray) -> np.ndarray
     """
     labels = _check_labels(labels)
     if labels.min() < 0:
-        raise ValueError(f"labels: {labels.min()} among them, expected none below 0")
+        raise ValueError(f"labels has {labels.min()} in it, expected none below 0")
     check_shares(shares, len(labels))
     return np.stack([np.bincount(labels[share], minlength=labels.max() + 1) for share in shares])
 
@@ -205,15 +203,19 @@ def _rng(key: Key) -> np.random.Generator:
 def _check_labels(labels: np.ndarray) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim != 1 or not len(labels) or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"labels: {labels.dtype} of shape {labels.shape}, expected integers of shape (N,)")
+        raise ValueError(f"labels is {labels.dtype} of shape {labels.shape}, expected integers of shape (N,)")
     return labels
 
 
-def _check_workers(num_workers: int, num_samples: int) -> int:
-    num_workers = operator.index(num_workers)
-    if not 1 <= num_workers <= num_samples:
+def _check_workers(num_workers: int, num_samples: int) -> None:
+    _check_count("num_workers", num_workers)
+    _check_count("num_samples", num_samples)
+    if num_workers > num_samples:
         raise ValueError(
-            f"num_workers: {num_workers} for {num_samples} samples, "
-            "expected at least 1, and at least 1 sample for each"
+            f"num_workers is {num_workers}, expected at most one for each of {num_samples} samples"
         )
-    return num_workers
+
+
+def _check_count(name: str, value: int) -> None:
+    if not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name} is {value!r}, expected an integer of at least 1")

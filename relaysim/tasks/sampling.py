@@ -4,7 +4,7 @@ There is no queue to carry: which sample stands at a position of an epoch is com
 by a keyed permutation.
 """
 
-import operator
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,8 @@ import numpy as np
 from relaysim.types import Array, Key
 
 _ROUNDS = 24
-"""Each halves what the permutation of size N gives away: a pair of samples is off by about N / 2^24."""
+"""Each halves the distance to uniform: a sample is at a position with chance 1/N, up to a factor of
+about 1 + N / 2^24."""
 
 
 def batch_indices(key: Key, step: Array | int, sizes: Array | np.ndarray, batch_size: int) -> Array:
@@ -37,20 +38,23 @@ def batch_indices(key: Key, step: Array | int, sizes: Array | np.ndarray, batch_
     Raises:
       ValueError: if sizes is not a vector of positive integers, if batch_size < 1, or if either is too large.
     """
-    _check(sizes, batch_size)
-    size = jnp.asarray(sizes).astype(jnp.uint32)[:, None]
-    step = jnp.asarray(step).astype(jnp.uint32)
+    check_sizes(sizes, batch_size)
+    return _batch_indices(key, jnp.asarray(step), jnp.asarray(sizes), batch_size)
+
+
+@partial(jax.jit, static_argnames="batch_size")
+def _batch_indices(key: Key, step: Array, sizes: Array, batch_size: int) -> Array:
+    step, size = step.astype(jnp.uint32), sizes.astype(jnp.uint32)[:, None]
     # t B + b, divided by size with rest, but without the product t B, which would overflow.
     place = step % size * batch_size + jnp.arange(batch_size, dtype=jnp.uint32)[None]
     epoch = step // size * batch_size + place // size
+
+    def keys(worker: Array, epochs: Array) -> Array:
+        worker_key = jax.random.fold_in(key, worker)
+        return jax.vmap(lambda e: jax.random.key_data(jax.random.fold_in(worker_key, e)))(epochs)
+
     workers = jnp.arange(len(size), dtype=jnp.uint32)
-    keys = jax.vmap(lambda i, es: jax.vmap(lambda e: _epoch_key(key, i, e))(es))(workers, epoch)
-    return _permute(keys, place % size, size).astype(jnp.int32)
-
-
-def _epoch_key(key: Key, worker: Array, epoch: Array) -> Array:
-    """(2,) uint32."""
-    return jax.random.bits(jax.random.fold_in(jax.random.fold_in(key, worker), epoch), (2,), jnp.uint32)
+    return _permute(jax.vmap(keys)(workers, epoch), place % size, size).astype(jnp.int32)
 
 
 def _permute(keys: Array, x: Array, size: Array) -> Array:
@@ -61,7 +65,7 @@ def _permute(keys: Array, x: Array, size: Array) -> Array:
     Unlike a Feistel network it takes any size as it is, and is as uniform for small ones.
 
     Args:
-      keys: (..., 2) uint32.
+      keys: (..., 2 or more) uint32, random bits.
       x: (...) uint32, below size.
       size: uint32, at most 2^31, of a shape that broadcasts to x's.
     """
@@ -83,17 +87,19 @@ def _hash(x: Array) -> Array:
     return x ^ (x >> 16)
 
 
-def _check(sizes: Array | np.ndarray, batch_size: int) -> None:
-    if operator.index(batch_size) < 1:
-        raise ValueError(f"batch_size: {batch_size}, expected at least 1")
-    if np.ndim(sizes) != 1 or not np.issubdtype(jnp.result_type(sizes), np.integer):
-        raise ValueError(
-            f"sizes: {jnp.result_type(sizes)} of shape {np.shape(sizes)}, expected integers of shape (n,)"
-        )
-    if isinstance(sizes, jax.core.Tracer) or not len(sizes):
+def check_sizes(sizes: Array | np.ndarray, batch_size: int) -> None:
+    """Check that batches can be drawn, as far as is known yet (sizes may be traced).
+
+    Raises:
+      ValueError: see `batch_indices`.
+    """
+    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}, expected an integer of at least 1")
+    dtype, shape = jnp.result_type(sizes), jnp.shape(sizes)
+    if len(shape) != 1 or not jnp.issubdtype(dtype, jnp.integer):
+        raise ValueError(f"sizes is {dtype} of shape {shape}, expected integers of shape (n,)")
+    if isinstance(sizes, jax.core.Tracer) or shape == (0,):
         return
-    low, high = int(np.min(sizes)), int(np.max(sizes))
+    low, high = int(np.asarray(sizes).min()), int(np.asarray(sizes).max())  # on the host, even under jit
     if low < 1 or high * batch_size >= 2**31:
-        raise ValueError(
-            f"sizes: from {low} to {high}, expected at least 1, and less than 2^31 times batch_size={batch_size}"
-        )
+        raise ValueError(f"sizes spans {low} to {high}, expected 1 to (2^31 - 1) / batch_size={batch_size}")

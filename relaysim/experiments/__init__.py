@@ -1,0 +1,1 @@
+"""Ready-made studies: each module runs one and gives a tidy table and a picture."""

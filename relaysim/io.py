@@ -1,0 +1,69 @@
+"""Traces as tidy tables, and files that are either whole or not there."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+
+from relaysim.simulate import Trace
+
+
+def tidy(trace: Trace) -> pd.DataFrame:
+    """One number a row: columns step, metric, worker (missing where it is not one worker's) and value.
+
+    Metrics (R,) are of the whole, metrics (R, n) are of each worker; other shapes are left out.
+
+    Raises:
+      ValueError: where the trace is of several runs (made under vmap).
+    """
+    num_records, n = len(trace.steps), jax.tree.leaves(trace.params)[0].shape[0]
+    if np.ndim(trace.divergence.step):
+        raise ValueError("trace is of several runs, expected one: take trace i with rs.io.unstack(trace)[i]")
+    tables = []
+    for name, values in trace.metrics.items():
+        values = np.asarray(values)
+        if values.shape == (num_records,):
+            tables.append(pd.DataFrame({"step": trace.steps, "metric": name, "worker": pd.NA, "value": values}))
+        elif values.shape == (num_records, n):
+            step, worker = np.repeat(trace.steps, n), np.tile(np.arange(n), num_records)
+            tables.append(pd.DataFrame({"step": step, "metric": name, "worker": worker, "value": values.ravel()}))
+    return pd.concat([table.astype({"worker": "Int64"}) for table in tables], ignore_index=True)
+
+
+def unstack(traces: Trace) -> list[Trace]:
+    """The traces of k runs that were made together by `jax.vmap`, one by one: leaves (k, ...) -> k times (...)."""
+    traces = jax.device_get(traces)
+    k = len(np.asarray(traces.divergence.step))
+    return [jax.tree.map(lambda x, i=i: x[i], traces) for i in range(k)]
+
+
+def save_table(table: pd.DataFrame, path: Path | str) -> Path:
+    """Write a table as .csv or .parquet (the latter needs pyarrow).
+
+    Raises:
+      ValueError: for another ending.
+    """
+    path = Path(path)
+    writers = {".csv": lambda p: table.to_csv(p, index=False), ".parquet": lambda p: table.to_parquet(p, index=False)}
+    if path.suffix not in writers:
+        raise ValueError(f"path is {path}, expected an ending out of {', '.join(writers)}")
+    with whole(path) as beside:
+        writers[path.suffix](beside)
+    return path
+
+
+@contextmanager
+def whole(path: Path | str) -> Iterator[Path]:
+    """A path beside `path` to write to, which takes its place when all is written, and goes if that fails."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

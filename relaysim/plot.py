@@ -1,0 +1,129 @@
+"""Pictures: curves of runs, graphs, and who holds which data. Each draws on matplotlib axes and returns them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from relaysim import io
+from relaysim import topology as topologies
+from relaysim.simulate import Trace
+from relaysim.topology import Topology
+
+
+def curves(
+    traces: Mapping[str, Trace | Sequence[Trace]],
+    metric: str,
+    *,
+    x: str = "step",
+    ax: Axes | None = None,
+    log: bool | None = None,
+) -> Axes:
+    """A metric over the course of one or more runs: the mean as a bold line, each worker and seed as a thin one.
+
+    Args:
+      traces: a trace, or the traces of several seeds, by label.
+      metric: the name of a metric (R,) or (R, n).
+      x: "step", or a metric (R,) to go along the axis, such as "vectors_sent".
+      ax: where to draw; new axes by default.
+      log: a logarithmic axis; by default where the values are positive and span more than two decades.
+
+    Raises:
+      ValueError: where a trace lacks the metric.
+    """
+    ax = ax if ax is not None else plt.subplots(figsize=(6, 4), layout="constrained")[1]
+    lowest, highest = np.inf, 0.0
+    for colour, (label, runs) in zip(_colours(len(traces)), traces.items(), strict=True):
+        runs = [runs] if isinstance(runs, Trace) else list(runs)
+        for run in runs:
+            for name in {metric, x} - {"step"}:
+                if name not in run.metrics:
+                    raise ValueError(f"metric {name!r} is not in the trace, expected one of {sorted(run.metrics)}")
+        along = runs[0].steps if x == "step" else runs[0].metrics[x]
+        values = np.stack([np.asarray(run.metrics[metric]).reshape(len(run.steps), -1) for run in runs], -1)
+        lines = values.reshape(len(along), -1)
+        if lines.shape[1] > 1:
+            ax.plot(along, lines, color=colour, linewidth=0.5, alpha=max(0.15, 2 / lines.shape[1] ** 0.8))
+        ax.plot(along, lines.mean(1), color=colour, linewidth=2, label=label)
+        finite = lines[np.isfinite(lines)]
+        if finite.size:
+            lowest, highest = min(lowest, finite.min()), max(highest, finite.max())
+    if log if log is not None else 0 < 100 * lowest < highest:
+        ax.set_yscale("log")
+    ax.set(xlabel=x.replace("_", " "), ylabel=metric.replace("_", " "))
+    ax.legend(frameon=False)
+    sns.despine(ax=ax)
+    return ax
+
+
+def topology(graph: Topology | Sequence[Topology], *, ax: Axes | None = None) -> Axes:
+    """A graph as a picture: trees hang from their centre, others are laid out on a circle or by springs.
+
+    Args:
+      graph: one topology, or several on the same workers, which are drawn over each other.
+      ax: where to draw; new axes by default.
+    """
+    ax = ax if ax is not None else plt.subplots(figsize=(5, 4), layout="constrained")[1]
+    graphs = [graph] if isinstance(graph, Topology) else list(graph)
+    places = _places(graphs[0])
+    size = np.clip(3000 / graphs[0].num_workers, 10, 300)
+    for i, (g, colour) in enumerate(zip(graphs, _colours(len(graphs)), strict=True)):
+        bend = f"arc3,rad={0.15 * i}"
+        nx.draw_networkx_edges(
+            topologies.to_networkx(g), places, ax=ax, edge_color=[colour], node_size=size, arrows=True,
+            arrowstyle="-|>" if g.directed else "-", connectionstyle=bend,
+        )  # fmt: skip
+    drawn = topologies.to_networkx(graphs[0])
+    nx.draw_networkx_nodes(drawn, places, ax=ax, node_size=size, node_color="white", edgecolors="0.2")
+    if graphs[0].num_workers <= 64:
+        nx.draw_networkx_labels(drawn, places, ax=ax, font_size=7)
+    ax.set_title(", ".join(g.name.replace("_", " ") for g in graphs))
+    ax.set_axis_off()
+    return ax
+
+
+def partition(counts: np.ndarray, *, ax: Axes | None = None) -> Axes:
+    """Who holds which labels: a disc for each worker and class, its area the number of samples.
+
+    Args:
+      counts: (n, classes), from `rs.tasks.label_counts(shares, labels)`.
+      ax: where to draw; new axes by default.
+    """
+    ax = ax if ax is not None else plt.subplots(figsize=(6, 4), layout="constrained")[1]
+    worker, label = np.nonzero(counts)
+    area = 120 * counts[worker, label] / counts.max()
+    ax.scatter(worker, label, s=area, c=label, cmap="tab10" if counts.shape[1] <= 10 else "turbo", linewidths=0)
+    ax.set(xlabel="worker", ylabel="class", xlim=(-1, counts.shape[0]), ylim=(-1, counts.shape[1]))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    sns.despine(ax=ax)
+    return ax
+
+
+def save(figure: Figure, path: Path | str) -> Path:
+    """Write a figure, whole or not at all; the ending says how (.png, .pdf, .svg)."""
+    with io.whole(path) as beside:
+        figure.savefig(beside, dpi=150)
+    return Path(path)
+
+
+def _colours(count: int) -> Any:
+    return sns.color_palette("colorblind" if count <= 10 else "husl", count)
+
+
+def _places(graph: Topology) -> dict[int, Any]:
+    n, g = graph.num_workers, topologies.to_networkx(graph)
+    if graph.is_tree and n > 2 and graph.degrees.max() > 2:
+        return {i: (x, -y) for i, (x, y) in nx.bfs_layout(g, nx.center(g)[0], align="horizontal").items()}
+    if graph.is_tree:
+        return {i: (i, 0.0) for i in range(n)}
+    if not graph.directed and (graph.degrees == graph.degrees[0]).all() or graph.directed:
+        return nx.circular_layout(g)
+    return nx.spring_layout(g, seed=0)

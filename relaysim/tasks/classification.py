@@ -1,0 +1,171 @@
+"""Classification: every worker trains the same network on its own share of a data set."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+
+from relaysim.metrics import consensus_distance, mean_model
+from relaysim.tasks.datasets import Dataset
+from relaysim.tasks.partition import check_shares
+from relaysim.tasks.sampling import batch_indices, check_sizes
+from relaysim.types import Array, Key, Stacked
+
+_BATCHES = 0  # folded into a run's key for the order of the data
+
+
+@struct.dataclass
+class Classification:
+    """Made by `classification`. A pytree: hand it to a jitted function as an argument.
+
+    Tasks of the same model, batch size and data, whose shares hold equally many samples in all (as those of
+    `partition` do, equal or not), have the same shapes. So they can be stacked and mapped over:
+    `jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks)`.
+    """
+
+    model: nn.Module = struct.field(pytree_node=False)
+    batch_size: int = struct.field(pytree_node=False)
+    x: Array
+    """(N, ...) training inputs of all workers"""
+    y: Array
+    """(N,) int32"""
+    indices: Array
+    """(total,) int32, into x and y: the workers' shares end to end"""
+    sizes: Array
+    """(n,) int32, the length of each worker's share"""
+    test_x: Array
+    """(M, ...)"""
+    test_y: Array
+    """(M,) int32"""
+
+    @property
+    def num_workers(self) -> int:
+        return self.sizes.shape[-1]
+
+    def init(self, key: Key) -> Stacked:
+        """The network's own initialization, one for all workers: leaves (n, ...)."""
+        params = self.model.init(key, self.x[:1])["params"]
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (self.num_workers, *leaf.shape)), params)
+
+    def grad(self, key: Key, step: Array | int, params: Stacked) -> tuple[Array, Stacked]:
+        """The mean cross-entropy of each worker's model on the worker's own batch, and its gradient.
+
+        Args:
+          key: the order of each worker's data, so it must be the same throughout a run.
+          step: () int, the batches taken so far.
+          params: leaves (n, ...).
+
+        Returns:
+          (losses (n,), gradients like params).
+        """
+        _check_stacked(params, self.num_workers)
+        places = batch_indices(jax.random.fold_in(key, _BATCHES), step, self.sizes, self.batch_size)
+        starts = jnp.cumsum(self.sizes) - self.sizes
+        batch = self.indices[starts[:, None] + places]
+
+        def loss(p: Any, x: Array, y: Array) -> Array:
+            return _cross_entropy(self._logits(p, x), y)
+
+        return jax.vmap(jax.value_and_grad(loss))(params, self.x[batch], self.y[batch])
+
+    def measure(self, params: Stacked) -> dict[str, Array]:
+        """How good the models are on the whole test set, and how far apart.
+
+        Args:
+          params: leaves (n, ...).
+
+        Returns:
+          accuracy (n,) and test_loss (n,) of each worker's model, mean_model_accuracy () of the average of
+          all models, and consensus_distance ().
+        """
+        _check_stacked(params, self.num_workers)
+
+        def test(p: Any) -> tuple[Array, Array]:
+            logits = self._logits(p, self.test_x)
+            return jnp.mean(logits.argmax(-1) == self.test_y), _cross_entropy(logits, self.test_y)
+
+        accuracy, loss = jax.vmap(test)(params)
+        return {
+            "accuracy": accuracy,
+            "mean_model_accuracy": test(mean_model(params))[0],
+            "test_loss": loss,
+            "consensus_distance": consensus_distance(params),
+        }
+
+    def _logits(self, params: Any, x: Array) -> Array:
+        logits: Any = self.model.apply({"params": params}, x)
+        return logits
+
+
+def classification(
+    model: nn.Module, dataset: Dataset, shares: Sequence[np.ndarray], *, batch_size: int = 32
+) -> Classification:
+    """Train one network on a data set that is divided among workers.
+
+    Weight decay is left to the optimizer.
+
+    Args:
+      model: a flax module from inputs (B, ...) to logits (B, dataset.num_classes), with parameters alone:
+        no batch statistics, no dropout.
+      dataset: the training part is the workers', the test part is for `measure`.
+      shares: n int arrays, each worker's indices into the training part (see `partition`).
+      batch_size: B, of each worker. Drawn without replacement, epoch by epoch (see `sampling`).
+
+    Raises:
+      ValueError: for anything that does not fit together.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is {model!r}, expected an instance of flax.linen.Module")
+    _check_part("train", dataset.train_x, dataset.train_y, dataset.num_classes)
+    _check_part("test", dataset.test_x, dataset.test_y, dataset.num_classes)
+    check_shares(shares, len(dataset.train_y))
+    sizes = np.array([len(share) for share in shares])
+    check_sizes(sizes, batch_size)
+    task = Classification(
+        model=model,
+        batch_size=batch_size,
+        x=jnp.asarray(dataset.train_x),
+        y=jnp.asarray(dataset.train_y, jnp.int32),
+        indices=jnp.asarray(np.concatenate(shares), jnp.int32),
+        sizes=jnp.asarray(sizes, jnp.int32),
+        test_x=jnp.asarray(dataset.test_x),
+        test_y=jnp.asarray(dataset.test_y, jnp.int32),
+    )
+    logits, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), task.x[:1])
+    if set(variables) != {"params"}:
+        raise ValueError(f"model has variables {sorted(variables)}, expected params alone")
+    if logits.shape != (1, dataset.num_classes):
+        raise ValueError(
+            f"model turns {task.x[:1].shape} into {logits.shape}, expected (1, {dataset.num_classes})"
+        )
+    return task
+
+
+def _cross_entropy(logits: Array, labels: Array) -> Array:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def _check_stacked(params: Stacked, num_workers: int) -> None:
+    for path, leaf in jax.tree.leaves_with_path(params):
+        if jnp.shape(leaf)[:1] != (num_workers,):
+            raise ValueError(
+                f"params{jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)}, "
+                f"expected a leading axis of num_workers={num_workers}"
+            )
+
+
+def _check_part(part: str, x: np.ndarray, y: np.ndarray, num_classes: int) -> None:
+    y = np.asarray(y)
+    if y.ndim != 1 or not len(y) or not np.issubdtype(y.dtype, np.integer):
+        raise ValueError(f"{part}_y is {y.dtype} of shape {y.shape}, expected one integer or more")
+    if len(x) != len(y):
+        raise ValueError(f"{part}_x has {len(x)} samples, expected {len(y)} as in {part}_y")
+    if y.min() < 0 or y.max() >= num_classes:
+        raise ValueError(
+            f"{part}_y spans {y.min()} to {y.max()}, expected 0 to num_classes - 1 = {num_classes - 1}"
+        )

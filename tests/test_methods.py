@@ -1,0 +1,279 @@
+"""Every method, in one table: against its slow twin, and what it must do as every other one does."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import twins
+
+import relaysim as rs
+from relaysim import topology
+
+N, D, STEPS, LR = 8, 11, 12, 0.1
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+def directed(n):
+    """A directed ring where worker 0 speaks to everybody, so that its mass goes away faster."""
+    edges = {(i, (i + 1) % n) for i in range(n)} | {(0, i) for i in range(n)}
+    return topology.from_edges(n, [(i, j) for i, j in edges if i != j], directed=True)
+
+
+ring, random_tree = topology.ring, functools.partial(topology.random_tree, seed=1)
+
+
+class Row(NamedTuple):
+    name: str
+    build: Callable
+    """(grad, optimizer, n) -> Algorithm"""
+    twin: Callable
+    """(n, the mean of the first models, *what every method's twin takes) -> a generator of models"""
+    momentum: bool = False
+
+
+ROWS = [
+    Row(
+        "dpsgd",
+        lambda grad, opt, n: rs.dpsgd(grad, rs.gossip(ring(n)), opt),
+        lambda n, x0, *run: twins.dpsgd(twins.gossip(twins.metropolis(ring(n))), *run),
+    ),
+    Row(
+        "d2",
+        lambda grad, opt, n: rs.d2(grad, rs.gossip(ring(n)), opt),
+        lambda n, x0, *run: twins.d2(twins.gossip(twins.metropolis(ring(n))), *run),
+    ),
+    Row(
+        "exact_diffusion",
+        lambda grad, opt, n: rs.d2(grad, rs.gossip(ring(n), lazy=True), opt),
+        lambda n, x0, *run: twins.d2(twins.gossip(twins.metropolis(ring(n), lazy=True)), *run),
+    ),
+    Row(
+        "gradient_tracking",
+        lambda grad, opt, n: rs.gradient_tracking(grad, rs.gossip(ring(n)), opt),
+        lambda n, x0, *run: twins.gradient_tracking(twins.gossip(twins.metropolis(ring(n))), *run),
+    ),
+    Row(
+        "quasi_global_momentum",
+        lambda grad, opt, n: rs.quasi_global_momentum(grad, rs.gossip(ring(n)), opt, beta=0.8),
+        lambda n, x0, *run: twins.quasi_global_momentum(
+            twins.gossip(twins.metropolis(ring(n))), *run, beta=0.8
+        ),
+        momentum=True,
+    ),
+    Row(
+        "quasi_global_momentum_nesterov",
+        lambda grad, opt, n: rs.quasi_global_momentum(
+            grad, rs.gossip(ring(n)), opt, beta=0.8, nesterov=True
+        ),
+        lambda n, x0, *run: twins.quasi_global_momentum(
+            twins.gossip(twins.metropolis(ring(n))), *run, beta=0.8, nesterov=True
+        ),
+        momentum=True,
+    ),
+    Row(
+        "relaysgd",
+        lambda grad, opt, n: rs.relaysgd(grad, rs.relay_sum(random_tree(n)), opt),
+        lambda n, x0, *run: twins.dpsgd(twins.relay_sum(random_tree(n), x0), *run),
+    ),
+    Row(
+        "relaysgd_double_trees",
+        lambda grad, opt, n: rs.relaysgd(grad, rs.relay_sum(topology.double_binary_trees(n)), opt),
+        lambda n, x0, *run: twins.dpsgd(twins.relay_sum_over(topology.double_binary_trees(n), x0), *run),
+    ),
+    Row(
+        "relaysgd_drops",
+        lambda grad, opt, n: rs.relaysgd(grad, rs.relay_sum(random_tree(n), drop=0.3, fill="local"), opt),
+        lambda n, x0, *run: twins.dpsgd(twins.relay_sum(random_tree(n), x0, drop=0.3, fill="local"), *run),
+    ),
+    Row(
+        "relaysgd_grad",
+        lambda grad, opt, n: rs.relaysgd_grad(grad, rs.relay_sum(random_tree(n)), opt),
+        lambda n, x0, *run: twins.relaysgd_grad(twins.relay_sum(random_tree(n), 0 * x0), *run),
+    ),
+    Row(
+        "push_sum_one_peer",
+        lambda grad, opt, n: rs.push_sum(grad, rs.one_peer_exponential(n, rounds=2), opt),
+        lambda n, x0, *run: twins.push_sum(twins.one_peer_exponential(n, rounds=2), *run),
+    ),
+    Row(
+        "push_sum_directed_drops",
+        lambda grad, opt, n: rs.push_sum(grad, rs.push(directed(n), drop=0.2), opt),
+        lambda n, x0, *run: twins.push_sum(twins.push(directed(n), drop=0.2), *run),
+    ),
+    Row(
+        "allreduce",
+        lambda grad, opt, n: rs.allreduce(grad, rs.all_reduce(n), opt),
+        lambda n, x0, *run: twins.allreduce(twins.all_reduce(n), *run),
+    ),
+]
+every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+
+
+class Case(NamedTuple):
+    row: Row
+    grad: Callable
+    algorithm: rs.Algorithm
+    calls: list
+    """Grows with every call of the gradient, that is, while the method is traced."""
+
+
+@pytest.fixture(scope="module", params=ROWS, ids=lambda row: row.name)
+def case(request):
+    """One of the methods in float64; the tests share it, and with it what is compiled."""
+    with jax.enable_x64(True):
+        calls, noisy_grad = [], quadratics_grad(N)
+
+        def grad(key, step, params):
+            calls.append(step)
+            return noisy_grad(key, step, params)
+
+        return Case(request.param, noisy_grad, request.param.build(grad, optax.sgd(LR), N), calls)
+
+
+def problem(n):
+    rng = np.random.default_rng(n)
+    return rng.normal(size=(n, D, D)) / np.sqrt(D), rng.normal(size=(n, D))
+
+
+def noise(key, step, n):
+    """Depends on the key and the step, as the noise of gradients does, but costs little to compile."""
+    return jnp.cos(step + jax.random.key_data(key)[-1] % 100 + jnp.arange(n * D)).reshape(n, D)
+
+
+def quadratics_grad(n):
+    task = rs.tasks.quadratics(*problem(n))
+
+    def grad(key, step, params):
+        loss, g = task.grad(key, step, params)
+        return loss, g + noise(key, step, n)
+
+    return grad
+
+
+def start(seed=0, n=N):
+    return np.random.default_rng(seed).normal(size=(n, D))
+
+
+def models(params):
+    return {"x": params}
+
+
+def run(algorithm, params, seed=0, **options):
+    options = {"num_steps": STEPS, "measure": models} | options
+    return rs.simulate(jax.random.key(seed), algorithm, params, **options)
+
+
+def run_twin(twin, n, params, seed=0):
+    exact = twins.quadratics(*problem(n))
+
+    def grad(key, step, params):
+        return exact(params) + np.asarray(noise(key, step, n))
+
+    method = functools.partial(twin, n, params.mean(0))
+    return twins.simulate(jax.random.key(seed), method, grad, LR, params, STEPS)
+
+
+def distance(x, y):
+    """max |x − y|, relative to max |y|."""
+    return np.max(np.abs(np.asarray(x) - np.asarray(y))) / np.max(np.abs(y))
+
+
+def test_equals_its_slow_twin(case, x64):
+    fast = run(case.algorithm, start()).metrics["x"]
+    assert distance(fast, run_twin(case.row.twin, N, start())) < 1e-12
+
+
+def test_each_worker_tells_the_loss_of_its_model(case, x64):
+    A, b = problem(N)
+    metrics = run(case.algorithm, start()).metrics
+    residuals = np.einsum("nij,tnj->tni", A, metrics["x"][:-1]) - b
+    assert distance(metrics["loss"][1:], np.sum(residuals**2, axis=2) / 2) < 1e-12
+
+
+def test_is_traced_once(case, x64):
+    run(case.algorithm, start())
+    traced = len(case.calls)
+    run(case.algorithm, start(seed=1), seed=1)
+    assert traced > 0
+    assert len(case.calls) == traced
+
+
+def test_recording_interval_and_progress_bar_change_nothing(case, x64, capsys):
+    often, seldom = run(case.algorithm, start()), run(case.algorithm, start(), every=6, progress=True)
+    assert f"{STEPS}/{STEPS}" in capsys.readouterr().err
+    np.testing.assert_array_equal(often.params, seldom.params)
+    np.testing.assert_array_equal(often.metrics["x"][5::6], seldom.metrics["x"])
+
+
+def test_vmap_equals_a_loop(case, x64):
+    seeds = range(3)
+    keys, starts = jnp.stack([jax.random.key(s) for s in seeds]), np.stack([start(s) for s in seeds])
+
+    def run_one(key, params):
+        return rs.simulate(key, case.algorithm, params, num_steps=STEPS, measure=models).metrics["x"]
+
+    apart = np.stack([run(case.algorithm, start(s), seed=s).metrics["x"] for s in seeds])
+    assert distance(jax.vmap(run_one)(keys, starts), apart) < 1e-12
+
+
+def test_sharding_over_workers_changes_nothing(case, x64):
+    mesh = jax.make_mesh((4,), ("workers",), axis_types=(jax.sharding.AxisType.Auto,))
+    over_workers = jax.sharding.NamedSharding(mesh, jax.P("workers"))
+    sharded = run(case.algorithm, jax.device_put(start(), over_workers))
+    assert len(sharded.params.sharding.device_set) == 4
+    assert distance(sharded.metrics["x"], run(case.algorithm, start()).metrics["x"]) < 1e-12
+
+
+def test_pytree_equals_its_raveled_vector(case, x64):
+    def unravel(x):
+        n = len(x)
+        return {"b": x[:, :4], "s": x[:, 4], "w": x[:, 5:].reshape(n, 3, 2)}
+
+    def ravel(params):
+        n = len(params["s"])
+        return jnp.concatenate([params["b"], params["s"][:, None], params["w"].reshape(n, 6)], axis=1)
+
+    def grad(key, step, params):
+        loss, g = case.grad(key, step, ravel(params))
+        return loss, unravel(g)
+
+    algorithm = case.row.build(grad, optax.sgd(LR), N)
+    trace = run(algorithm, unravel(start()), measure=lambda params: models(ravel(params)))
+    assert distance(trace.metrics["x"], run(case.algorithm, start()).metrics["x"]) < 1e-12
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@every_row
+def test_few_workers_equal_the_slow_twin(row, n, x64):
+    trace = run(row.build(quadratics_grad(n), optax.sgd(LR), n), start(n=n))
+    assert distance(trace.metrics["x"], run_twin(row.twin, n, start(n=n))) < 1e-12
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if not row.momentum], ids=lambda row: row.name)
+def test_twin_of_one_worker_does_plain_sgd(row, x64):
+    plain = run_twin(lambda n, x0, *run: twins.sgd(*run), 1, start(n=1))
+    assert distance(run_twin(row.twin, 1, start(n=1)), plain) < 1e-12
+
+
+@pytest.mark.parametrize("in_x64", [False, True])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+@every_row
+def test_dtype_is_kept(row, dtype, in_x64):
+    def grad(key, step, params):
+        return jnp.sum(params**2, axis=1), params
+
+    def dtypes(pytree):
+        return jax.tree.map(lambda leaf: leaf.dtype, pytree)
+
+    with jax.enable_x64(in_x64):
+        method, key = row.build(grad, optax.sgd(LR, momentum=0.9), N), jax.random.key(0)
+        first = jax.eval_shape(method.init, key, jax.ShapeDtypeStruct((N, D), dtype))
+        second, info = jax.eval_shape(method.step, key, first)
+        assert dtypes(second) == dtypes(first)
+        assert jax.eval_shape(method.params, second).dtype == info.loss.dtype == dtype

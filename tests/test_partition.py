@@ -1,0 +1,148 @@
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relaysim.tasks.partition import by_label_shards, check_shares, dirichlet, iid, label_counts
+
+KEY = jax.random.key(0)
+LABELS = np.repeat(np.arange(10), 100)
+
+
+def covers(shares, num_samples):
+    check_shares(shares, num_samples)
+    return np.array_equal(np.sort(np.concatenate(shares)), np.arange(num_samples))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    num_workers=st.integers(1, 40),
+    spare=st.integers(0, 300),
+    alpha=st.sampled_from([1e-300, 1e-3, 0.01, 0.1, 1.0, 1e6]),
+    group=st.integers(1, 12),
+)
+def test_equal_dirichlet_shares_divide_all_samples(seed, num_workers, spare, alpha, group):
+    labels = np.random.default_rng(seed).integers(0, 5, num_workers + spare)
+    shares = dirichlet(jax.random.key(seed), labels, num_workers, alpha, group=group)
+    assert len(shares) == num_workers
+    assert covers(shares, len(labels))
+    assert np.ptp([len(s) for s in shares]) <= 1
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0])
+def test_unequal_dirichlet_shares_divide_all_samples(alpha):
+    shares = dirichlet(KEY, LABELS, 16, alpha, equal=False)
+    assert len(shares) == 16
+    assert covers(shares, 1000)
+    sizes = np.array([len(s) for s in shares])
+    assert sizes.min() > 0 and np.ptp(sizes) > 1
+    assert sizes[:10].sum() == 625  # the first group of workers has its part of the samples
+
+
+def test_alpha_sets_how_much_workers_differ():
+    def largest_class(alpha):
+        counts = label_counts(dirichlet(KEY, LABELS, 10, alpha), LABELS)
+        return (counts.max(1) / counts.sum(1)).mean()
+
+    assert largest_class(1e4) < 0.15
+    assert 0.2 < largest_class(1.0) < 0.5
+    assert largest_class(0.001) > 0.8
+    assert largest_class(1e4) < largest_class(1.0) < largest_class(0.1) < largest_class(0.001)
+
+
+def test_a_full_worker_takes_no_further_class():
+    for seed in range(20):
+        counts = label_counts(dirichlet(jax.random.key(seed), LABELS, 4, 0.5, equal=False), LABELS)
+        held = np.cumsum(counts, 1)
+        assert (counts[:, 1:][held[:, :-1] >= 250] == 0).all()
+
+
+def test_proportions_are_dirichlet():
+    # One class, two workers: the first one's part is Beta(alpha, alpha), of variance 1 / 4 / (2 alpha + 1).
+    labels = np.zeros(1000, int)
+
+    def parts(alpha):
+        keys = jax.random.split(KEY, 400)
+        return [len(dirichlet(k, labels, 2, alpha, equal=False)[0]) / 1000 for k in keys]
+
+    assert np.isclose(np.var(parts(1.0)), 1 / 12, rtol=0.15)
+    assert np.isclose(np.var(parts(10.0)), 1 / 84, rtol=0.15)
+
+
+def test_an_empty_share_is_an_error_unless_equal():
+    labels = np.zeros(100, int)
+    with pytest.raises(ValueError, match=r"alpha is 0.001.*worker \d+.*empty share.*equal=True"):
+        dirichlet(KEY, labels, 10, 0.001, equal=False)
+    assert covers(dirichlet(KEY, labels, 10, 0.001), 100)
+
+
+def test_iid():
+    shares = iid(KEY, 1003, 10)
+    assert covers(shares, 1003)
+    assert np.ptp([len(s) for s in shares]) == 1
+
+
+def test_label_shards_hold_few_labels():
+    shares = by_label_shards(KEY, LABELS, 20)
+    assert covers(shares, 1000)
+    counts = label_counts(shares, LABELS)
+    assert (counts.sum(1) == 50).all()
+    assert ((counts > 0).sum(1) <= 2).all()
+    assert covers(by_label_shards(KEY, LABELS[:997], 7, 3), 997)
+
+
+@pytest.mark.parametrize(
+    "partition",
+    [
+        lambda key: dirichlet(key, LABELS, 16, 0.1),
+        lambda key: dirichlet(key, LABELS, 16, 0.1, equal=False),
+        lambda key: iid(key, 1000, 16),
+        lambda key: by_label_shards(key, LABELS, 16),
+    ],
+)
+def test_the_key_decides(partition):
+    first, again, other = (np.concatenate(partition(jax.random.key(k))) for k in (3, 3, 4))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize(
+    "shares, message",
+    [
+        ([], "shares is empty"),
+        ([[0], []], r"shares\[1\], of worker 1"),
+        ([[0], [1.0]], r"shares\[1\] has dtype float64"),
+        ([[0], [1, 5]], r"shares\[1\] spans 1 to 5, expected 0 to 4"),
+        ([[0], [-1]], r"shares\[1\] spans -1"),
+        ([[0, 3], [1], [3]], r"shares\[0\] and shares\[2\] both hold sample 3"),
+        ([[0], [2, 2]], r"shares\[1\] holds a sample twice"),
+    ],
+)
+def test_bad_shares(shares, message):
+    with pytest.raises(ValueError, match=message):
+        check_shares([np.array(s) for s in shares], 5)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: dirichlet(KEY, LABELS, 0, 1.0), "num_workers is 0"),
+        (lambda: dirichlet(KEY, LABELS, 1001, 1.0), "num_workers is 1001"),
+        (lambda: dirichlet(KEY, LABELS, 2.5, 1.0), "num_workers is 2.5"),
+        (lambda: dirichlet(KEY, LABELS, 4, 0.0), "alpha is 0.0"),
+        (lambda: dirichlet(KEY, LABELS, 4, np.nan), "alpha is nan"),
+        (lambda: dirichlet(KEY, LABELS, 4, 1.0, group=0), "group is 0"),
+        (lambda: dirichlet(KEY, LABELS / 2, 4, 1.0), "labels is float64"),
+        (lambda: dirichlet(KEY, LABELS[None], 4, 1.0), r"labels is int64 of shape \(1, 1000\)"),
+        (lambda: iid(KEY, 3, 4), "num_workers is 4"),
+        (lambda: iid(KEY, 0, 1), "num_samples is 0"),
+        (lambda: by_label_shards(KEY, LABELS, 4, 0), "shards_per_worker is 0"),
+        (lambda: by_label_shards(KEY, LABELS, 4, 251), "shards_per_worker is 251"),
+        (lambda: label_counts([np.array([0])], np.array([-1])), "labels has -1"),
+    ],
+)
+def test_bad_arguments(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,253 @@
+"""Slow, obvious twins of the mixers and the methods: NumPy, with loops over workers and messages.
+
+Models are arrays (n, d), one row per worker; what worker i sends to worker j is kept under (i, j).
+
+A mixer's twin is a function (key, x) -> mixed x that remembers by itself what it has to. A method's twin is a
+generator of the models after each step, made from a mixer's twin, a gradient (t, x) -> g, a learning rate, the
+first models and one key for each step.
+
+Random numbers are the only thing that is not done anew: which messages get lost is drawn by the same calls
+with the same keys as in `relaysim.mixing`, in the `lost_...` functions.
+"""
+
+import functools
+import math
+
+import jax
+import numpy as np
+
+from relaysim import topology
+
+
+def lost_in_tree(key, tree, drop):
+    """Drawn for each worker's message to its parent, and with another key for its parent's to it."""
+    n, parent = tree.num_workers, topology.rooted(tree).parent.tolist()
+    up, down = (jax.random.bernoulli(k, drop, (n,)).tolist() for k in jax.random.split(key))
+    return {(i, parent[i]) for i in range(n) if up[i]} | {(parent[i], i) for i in range(n) if down[i]}
+
+
+def lost_on_edges(key, edges, drop):
+    """Drawn for each edge (sender, receiver), sorted by receiver, then by sender."""
+    edges = sorted(edges, key=lambda edge: (edge[1], edge[0]))
+    lost = jax.random.bernoulli(key, drop, (len(edges),)).tolist()
+    return {edge for edge, is_lost in zip(edges, lost, strict=True) if is_lost}
+
+
+# Mixers
+
+
+def relay_sum(tree, x0, *, drop=0.0, fill="initial"):
+    """m[i→j] = x_i + Σ_{k ∈ N(i)∖j} m_last[k→i], each with the count of what is in it."""
+    n = tree.num_workers
+    neighbours = {i: tree.neighbours(i).tolist() for i in range(n)}
+    links = [(i, j) for i in range(n) for j in neighbours[i]]
+    messages, counts = {link: np.zeros_like(x0) for link in links}, dict.fromkeys(links, 0)
+
+    def mix(key, x):
+        nonlocal messages, counts
+        lost = lost_in_tree(key, tree, drop)
+        new_messages, new_counts = {}, {}
+        for i, j in links:
+            others = [k for k in neighbours[i] if k != j]
+            new_messages[i, j] = x[i] + sum(messages[k, i] for k in others)
+            new_counts[i, j] = 1 + sum(counts[k, i] for k in others)
+            if (i, j) in lost:
+                new_messages[i, j] = np.zeros_like(x0)
+                new_counts[i, j] = 0
+        messages, counts = new_messages, new_counts
+
+        mixed = np.zeros_like(x)
+        for i in range(n):
+            total = x[i] + sum(messages[j, i] for j in neighbours[i])
+            count = 1 + sum(counts[j, i] for j in neighbours[i])
+            if fill == "initial":
+                mixed[i] = (total + (n - count) * x0) / n
+            elif fill == "local":
+                mixed[i] = (total + (n - count) * x[i]) / n
+            else:
+                mixed[i] = total / count
+        return mixed
+
+    return mix
+
+
+def metropolis(graph, *, lazy=False):
+    """W_ij = 1 / (1 + max(deg_i, deg_j)) for neighbours, the rest for oneself."""
+    n = graph.num_workers
+    neighbours = {i: graph.neighbours(i).tolist() for i in range(n)}
+    w = np.zeros((n, n))
+    for i in range(n):
+        for j in neighbours[i]:
+            w[i, j] = 1 / (1 + max(len(neighbours[i]), len(neighbours[j])))
+        w[i, i] = 1 - sum(w[i, j] for j in neighbours[i])
+    return (w + np.eye(n)) / 2 if lazy else w
+
+
+def gossip(weights, *, drop=0.0):
+    """x_i ← Σ_j W_ij x_j, over those that arrived, divided by the sum of their weights."""
+    n = len(weights)
+    edges = [(j, i) for i in range(n) for j in range(n) if i != j and weights[i, j] != 0]
+
+    def mix(key, x):
+        lost = lost_on_edges(key, edges, drop)
+        mixed = x.copy()
+        for i in range(n):
+            heard = [i] + [j for j in range(n) if (j, i) in edges and (j, i) not in lost]
+            total = sum(weights[i, j] for j in heard)
+            if total > 0:
+                mixed[i] = sum(weights[i, j] * x[j] for j in heard) / total
+        return mixed
+
+    return mix
+
+
+def push(graph, *, drop=0.0):
+    """Worker i halves x_i with one that it sends to, splits it in three with two, and so on."""
+    n = graph.num_workers
+    edges = [(j, i) for i in range(n) for j in graph.neighbours(i).tolist()]
+
+    def mix(key, x):
+        lost = lost_on_edges(key, edges, drop)
+        mixed = np.zeros_like(x)
+        for i in range(n):
+            receivers = [j for sender, j in edges if sender == i]
+            share = x[i] / (1 + len(receivers))
+            mixed[i] += share
+            for j in receivers:
+                if (i, j) not in lost:
+                    mixed[j] += share
+        return mixed
+
+    return mix
+
+
+def one_peer_exponential(n, *, rounds=1, drop=0.0):
+    """x_i ← ½ (x_i + x_{(i − 2^(k mod D)) mod n}) in round k, D = ⌊log₂(n − 1)⌋ + 1."""
+    k = 0
+
+    def mix(key, x):
+        nonlocal k
+        if n == 1:
+            return x
+        period = math.floor(math.log2(n - 1)) + 1
+        for r in range(rounds):
+            lost = jax.random.bernoulli(jax.random.fold_in(key, r), drop, (n,)).tolist()
+            hop = 2 ** (k % period)
+            x = np.stack([(x[i] + (0 if lost[i] else x[(i - hop) % n])) / 2 for i in range(n)])
+            k += 1
+        return x
+
+    return mix
+
+
+def all_reduce(n):
+    def mix(key, x):
+        mean = sum(x[i] for i in range(n)) / n
+        return np.stack([mean] * n)
+
+    return mix
+
+
+def deal(mixers):
+    """Column j is mixed by mixer j mod k."""
+    k = len(mixers)
+
+    def mix(key, x):
+        keys, mixed = jax.random.split(key, k), np.zeros_like(x)
+        for j in range(k):
+            mixed[:, j::k] = mixers[j](keys[j], x[:, j::k])
+        return mixed
+
+    return mix
+
+
+def relay_sum_over(trees, x0, **options):
+    k = len(trees)
+    return deal([relay_sum(tree, x0[j::k], **options) for j, tree in enumerate(trees)])
+
+
+# Methods
+
+
+def dpsgd(mix, grad, lr, x, keys):
+    for t, key in enumerate(keys):
+        x = mix(key, x - lr * grad(t, x))
+        yield x
+
+
+def d2(mix, grad, lr, x, keys):
+    """x_{t+1} = W (2 x_t − x_{t−1} − γ (g_t − g_{t−1})) and x_1 = W (x_0 − γ g_0), as in the paper."""
+    last_x = last_g = None
+    for t, key in enumerate(keys):
+        g = grad(t, x)
+        half = x - lr * g if t == 0 else 2 * x - last_x - lr * (g - last_g)
+        last_x, last_g = x, g
+        x = mix(key, half)
+        yield x
+
+
+def gradient_tracking(mix, grad, lr, x, keys):
+    """x' = W (x − γ y) and y' = W y + g' − g, where y = g at first: the form with an estimate y of the mean."""
+    y, last_g, mixed_y = None, None, None
+    for t, key in enumerate(keys):
+        g = grad(t, x)
+        y = g if t == 0 else mixed_y + g - last_g
+        last_g = g
+        x, mixed_y = np.hsplit(mix(key, np.hstack([x - lr * y, y])), 2)
+        yield x
+
+
+def quasi_global_momentum(mix, grad, lr, x, keys, *, beta, nesterov=False):
+    """The published steps, with m in units of gradients."""
+    m = np.zeros_like(x)
+    for t, key in enumerate(keys):
+        g = grad(t, x)
+        b = beta * m + g
+        direction = g + beta * b if nesterov else b / (1 + beta)
+        new_x = mix(key, x - lr * direction)
+        m = beta * m + (1 - beta) * (x - new_x) / lr
+        x = new_x
+        yield x
+
+
+def relaysgd_grad(mix, grad, lr, x, keys):
+    for t, key in enumerate(keys):
+        x = x + mix(key, -lr * grad(t, x))
+        yield x
+
+
+def push_sum(mix, grad, lr, x, keys):
+    w = np.ones((len(x), 1))
+    for t, key in enumerate(keys):
+        mixed = mix(key, np.hstack([x - lr * grad(t, x / w), w]))
+        x, w = mixed[:, :-1], mixed[:, -1:]
+        yield x / w
+
+
+def allreduce(mix, grad, lr, x, keys):
+    x = np.stack([x.mean(0)] * len(x))
+    for t, key in enumerate(keys):
+        x = x - lr * mix(key, grad(t, x))
+        yield x
+
+
+def sgd(grad, lr, x, keys):
+    """Everybody alone."""
+    for t in range(len(keys)):
+        x = x - lr * grad(t, x)
+        yield x
+
+
+# Runs
+
+
+def quadratics(A, b):
+    """x -> g, g_i = A_iᵀ (A_i x_i − b_i)."""
+    return lambda x: np.stack([A[i].T @ (A[i] @ x[i] - b[i]) for i in range(len(b))])
+
+
+def simulate(key, method, grad, lr, x, num_steps):
+    """The models after each step, (num_steps, n, d). Here `grad` takes a key, the same at every step."""
+    start_key, run_key = jax.random.split(key)
+    keys = [jax.random.fold_in(run_key, t) for t in range(num_steps)]
+    return np.stack(list(method(functools.partial(grad, start_key), lr, x, keys)))
