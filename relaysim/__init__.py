@@ -11,6 +11,7 @@ from relaysim.algorithms import (
     relaysgd,
     relaysgd_grad,
 )
+from relaysim.algorithms.base import State, method
 from relaysim.local import local_update, per_worker
 from relaysim.mixing import all_reduce, deal, gossip, one_peer_exponential, push, relay_sum
 from relaysim.simulate import Divergence, Trace, simulate
@@ -24,6 +25,7 @@ __all__ = [
     "Divergence",
     "Info",
     "Mixer",
+    "State",
     "Topology",
     "Trace",
     "all_reduce",
@@ -35,6 +37,7 @@ __all__ = [
     "gradient_tracking",
     "io",
     "local_update",
+    "method",
     "metrics",
     "models",
     "one_peer_exponential",

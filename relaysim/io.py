@@ -27,15 +27,19 @@ def tidy(trace: Trace) -> pd.DataFrame:
     for name, values in trace.metrics.items():
         values = np.asarray(values)
         if values.shape == (num_records,):
-            tables.append(pd.DataFrame({"step": trace.steps, "metric": name, "worker": pd.NA, "value": values}))
+            tables.append(
+                pd.DataFrame({"step": trace.steps, "metric": name, "worker": pd.NA, "value": values})
+            )
         elif values.shape == (num_records, n):
             step, worker = np.repeat(trace.steps, n), np.tile(np.arange(n), num_records)
-            tables.append(pd.DataFrame({"step": step, "metric": name, "worker": worker, "value": values.ravel()}))
+            tables.append(
+                pd.DataFrame({"step": step, "metric": name, "worker": worker, "value": values.ravel()})
+            )
     return pd.concat([table.astype({"worker": "Int64"}) for table in tables], ignore_index=True)
 
 
 def unstack(traces: Trace) -> list[Trace]:
-    """The traces of k runs that were made together by `jax.vmap`, one by one: leaves (k, ...) -> k times (...)."""
+    """The traces of k runs that were made together by `jax.vmap`, one by one."""
     traces = jax.device_get(traces)
     k = len(np.asarray(traces.divergence.step))
     return [jax.tree.map(lambda x, i=i: x[i], traces) for i in range(k)]
@@ -48,7 +52,10 @@ def save_table(table: pd.DataFrame, path: Path | str) -> Path:
       ValueError: for another ending.
     """
     path = Path(path)
-    writers = {".csv": lambda p: table.to_csv(p, index=False), ".parquet": lambda p: table.to_parquet(p, index=False)}
+    writers = {
+        ".csv": lambda p: table.to_csv(p, index=False),
+        ".parquet": lambda p: table.to_parquet(p, index=False),
+    }
     if path.suffix not in writers:
         raise ValueError(f"path is {path}, expected an ending out of {', '.join(writers)}")
     with whole(path) as beside:

@@ -20,14 +20,14 @@ def per_worker(optimizer: optax.GradientTransformation) -> optax.GradientTransfo
       ValueError: where `optimizer` is not an optax transformation.
     """
     if not isinstance(optimizer, optax.GradientTransformation):
-        raise ValueError(f"optimizer is {optimizer!r}, expected an optax transformation such as optax.sgd(0.1)")
+        raise ValueError(f"optimizer is {optimizer!r}, expected an optax transformation")
     return optax.GradientTransformation(jax.vmap(optimizer.init), jax.vmap(optimizer.update))
 
 
 class LocalState(NamedTuple):
     key: Key
-    count: Array
-    """() int32, the local steps taken so far."""
+    steps: Array
+    """() int32, taken so far."""
     opt: Any
 
 
@@ -57,8 +57,8 @@ def local_update(grad: Grad, optimizer: optax.GradientTransformation) -> LocalUp
         return LocalState(key, jnp.zeros((), jnp.int32), optimizer.init(params))
 
     def update(s: LocalState, params: Stacked) -> tuple[LocalState, Stacked, Info]:
-        loss, g = grad(s.key, s.count, params)
+        loss, g = grad(s.key, s.steps, params)
         u, opt = optimizer.update(g, s.opt, params)
-        return LocalState(s.key, s.count + 1, opt), u, Info(loss)
+        return LocalState(s.key, s.steps + 1, opt), u, Info(loss)
 
     return LocalUpdate(init, update)

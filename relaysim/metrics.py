@@ -15,7 +15,7 @@ def consensus_distance(params: Stacked) -> Array:
     """(1/n) Σ_i ‖x_i − x̄‖², how far the workers disagree: leaves (n, ...) -> ()."""
 
     def of_leaf(x: Array) -> Array:
-        return jnp.sum((x - x.mean(0)) ** 2) / x.shape[0]
+        return jnp.sum((x - x.mean(0, keepdims=True)) ** 2) / x.shape[0]
 
     return sum(map(of_leaf, jax.tree.leaves(params)), jnp.zeros(()))
 

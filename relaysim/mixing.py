@@ -31,7 +31,9 @@ class RelayState(NamedTuple):
     """The sum of `up` over each worker's children."""
 
 
-def relay_sum(trees: Topology | Sequence[Topology], *, drop: float | Array = 0.0, fill: Fill = "initial") -> Mixer:
+def relay_sum(
+    trees: Topology | Sequence[Topology], *, drop: float | Array = 0.0, fill: Fill = "initial"
+) -> Mixer:
     """RelaySum (Vogels et al. 2021, Algorithm 1): every contribution reaches every worker exactly once.
 
     In each call worker i sends to each neighbour j its own x_i plus all that it heard last from its other
@@ -154,8 +156,8 @@ def push(topology: Topology, *, drop: float | Array = 0.0) -> Mixer:
 def one_peer_exponential(num_workers: int, *, rounds: int = 1, drop: float | Array = 0.0) -> Mixer:
     """The time-varying exponential graph (Assran et al. 2019): one peer a round, 2^k workers away.
 
-    Round k averages x_i ← ½ (x_i + x_{(i − 2^(k mod D)) mod n}) with D = ⌊log₂(n − 1)⌋ + 1; k goes on counting
-    from call to call. For n a power of two, D rounds make the exact average.
+    Round k averages x_i ← ½ (x_i + x_{(i − 2^(k mod D)) mod n}) with D = ⌊log₂(n − 1)⌋ + 1; k goes
+    on counting from call to call. For n a power of two, D rounds make the exact average.
 
     Args:
       num_workers: n.
@@ -251,7 +253,7 @@ def deal(mixers: Sequence[Mixer]) -> Mixer:
         n,
         init=lambda x: [m.init(part) for m, part in zip(mixers, split(x), strict=True)],
         mix=mix,
-        sent=lambda: sum(m.sent() for m in mixers) / k,
+        sent=lambda: np.mean([m.sent() for m in mixers], axis=0),
     )
 
 

@@ -1,4 +1,4 @@
-"""Pictures: curves of runs, graphs, and who holds which data. Each draws on matplotlib axes and returns them."""
+"""Pictures: curves of runs, graphs, and who holds which data. Each draws on axes and returns them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ def curves(
     ax: Axes | None = None,
     log: bool | None = None,
 ) -> Axes:
-    """A metric over the course of one or more runs: the mean as a bold line, each worker and seed as a thin one.
+    """A metric over the course of one or more runs: the mean bold, each worker and seed thin.
 
     Args:
       traces: a trace, or the traces of several seeds, by label.
@@ -45,12 +45,16 @@ def curves(
         for run in runs:
             for name in {metric, x} - {"step"}:
                 if name not in run.metrics:
-                    raise ValueError(f"metric {name!r} is not in the trace, expected one of {sorted(run.metrics)}")
+                    raise ValueError(
+                        f"metric {name!r} is not in the trace, expected one of {sorted(run.metrics)}"
+                    )
         along = runs[0].steps if x == "step" else runs[0].metrics[x]
         values = np.stack([np.asarray(run.metrics[metric]).reshape(len(run.steps), -1) for run in runs], -1)
         lines = values.reshape(len(along), -1)
         if lines.shape[1] > 1:
-            ax.plot(along, lines, color=colour, linewidth=0.5, alpha=max(0.15, 2 / lines.shape[1] ** 0.8))
+            ax.plot(
+                along, lines, color=colour, linewidth=0.5, alpha=np.clip(2 / lines.shape[1] ** 0.8, 0.15, 0.6)
+            )
         ax.plot(along, lines.mean(1), color=colour, linewidth=2, label=label)
         finite = lines[np.isfinite(lines)]
         if finite.size:
@@ -99,7 +103,9 @@ def partition(counts: np.ndarray, *, ax: Axes | None = None) -> Axes:
     ax = ax if ax is not None else plt.subplots(figsize=(6, 4), layout="constrained")[1]
     worker, label = np.nonzero(counts)
     area = 120 * counts[worker, label] / counts.max()
-    ax.scatter(worker, label, s=area, c=label, cmap="tab10" if counts.shape[1] <= 10 else "turbo", linewidths=0)
+    ax.scatter(
+        worker, label, s=area, c=label, cmap="tab10" if counts.shape[1] <= 10 else "turbo", linewidths=0
+    )
     ax.set(xlabel="worker", ylabel="class", xlim=(-1, counts.shape[0]), ylim=(-1, counts.shape[1]))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -124,6 +130,6 @@ def _places(graph: Topology) -> dict[int, Any]:
         return {i: (x, -y) for i, (x, y) in nx.bfs_layout(g, nx.center(g)[0], align="horizontal").items()}
     if graph.is_tree:
         return {i: (i, 0.0) for i in range(n)}
-    if not graph.directed and (graph.degrees == graph.degrees[0]).all() or graph.directed:
+    if (not graph.directed and (graph.degrees == graph.degrees[0]).all()) or graph.directed:
         return nx.circular_layout(g)
     return nx.spring_layout(g, seed=0)

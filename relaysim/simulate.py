@@ -34,8 +34,8 @@ class Trace(NamedTuple):
     steps: np.ndarray
     """(R,) the number of steps taken at each record."""
     metrics: dict[str, Any]
-    """Arrays (R, ...): what `measure` returned; "loss" (R, n), each worker's mean loss over the steps since the
-    last record; "vectors_sent" and "bytes_sent" (R,), sent so far by a worker on average, and
+    """Arrays (R, ...): what `measure` returned; "loss" (R, n), each worker's mean loss over the steps
+    since the last record; "vectors_sent" and "bytes_sent" (R,), sent so far by a worker on average, and
     "busiest_vectors_sent" and "busiest_bytes_sent" (R,) by the worker that sends most."""
     params: Stacked
     """The models at the end, leaves (n, ...)."""
@@ -105,7 +105,10 @@ def simulate(
         metrics, divergence = jax.device_get((metrics, divergence))
         divergence = Divergence(int(divergence.step), int(divergence.worker))
         if divergence:
-            warnings.warn(f"diverged: worker {divergence.worker} is not finite after step {divergence.step}", stacklevel=2)
+            warnings.warn(
+                f"diverged: worker {divergence.worker} is not finite after step {divergence.step}",
+                stacklevel=2,
+            )
     steps = np.arange(every, num_steps + 1, every)
     models = algorithm.params(carry.state)
     return Trace(steps, metrics | _costs(algorithm, models, steps), models, carry.state, divergence)
@@ -166,9 +169,12 @@ def _program(fun: Callable, static: tuple, key: Key, given: Any) -> Callable[[Ke
     would write them into its text as constants. The program is kept as long as the algorithm, unless that
     closes over traced values, which must not outlive their trace.
     """
-    programs = _programs.setdefault(static[0].step, {})
+    algorithm = static[0]
+    programs = _programs.setdefault(algorithm.step, {})
     leaves, treedef = jax.tree.flatten(given)
-    signature = (fun, static[1:], jax.typeof(key), treedef, tuple(map(jax.typeof, leaves)))
+    given_traced = _is_traced(leaves)  # under vmap or jit: nothing can be given away
+    own = (algorithm.init, algorithm.params)  # but not its step, which would then never be freed
+    signature = (fun, own, static[1:], given_traced, jax.typeof(key), treedef, tuple(map(jax.typeof, leaves)))
     if signature in programs:
         return programs[signature]
     closed, shape = jax.make_jaxpr(functools.partial(fun, *static), return_shape=True)(key, given)
@@ -177,7 +183,7 @@ def _program(fun: Callable, static: tuple, key: Key, given: Any) -> Callable[[Ke
     def run(consts: list, key: Key, leaves: list) -> list:
         return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))(key, *leaves)
 
-    run = jax.jit(run, donate_argnums=() if traced else 2)
+    run = jax.jit(run, donate_argnums=() if traced or given_traced else 2)
 
     def program(key: Key, given: Any) -> Any:
         return jax.tree.unflatten(jax.tree.structure(shape), run(closed.consts, key, jax.tree.leaves(given)))
@@ -197,7 +203,9 @@ def _is_traced(pytree: Any) -> bool:
 
 def _check(algorithm: Algorithm, params: Stacked, num_steps: int, every: int) -> None:
     if not isinstance(algorithm, Algorithm):
-        raise ValueError(f"algorithm is {algorithm!r}, expected a method such as rs.relaysgd(grad, mixer, optimizer)")
+        raise ValueError(
+            f"algorithm is {algorithm!r}, expected a method such as rs.relaysgd(grad, mixer, optimizer)"
+        )
     for name, value in (("num_steps", num_steps), ("every", every)):
         if not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{name} is {value!r}, expected an integer of at least 1")
@@ -210,7 +218,9 @@ def _check(algorithm: Algorithm, params: Stacked, num_steps: int, every: int) ->
     for path, leaf in leaves:
         name = "params" + jax.tree_util.keystr(path)
         if np.shape(leaf)[:1] != (n,):
-            raise ValueError(f"{name} has shape {np.shape(leaf)}, expected ({n}, ...): the mixer is for {n} workers")
+            raise ValueError(
+                f"{name} has shape {np.shape(leaf)}, expected ({n}, ...): the mixer is for {n} workers"
+            )
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(f"{name} holds {leaf.dtype}, expected floating-point numbers")
         if not _is_traced(leaf) and not bool(jnp.isfinite(leaf).all()):

@@ -1,4 +1,5 @@
-"""D-PSGD (Lian et al. 2017, "Can decentralized algorithms outperform centralized algorithms?", Algorithm 1)."""
+"""D-PSGD (Lian et al. 2017, "Can decentralized algorithms outperform centralized algorithms? A case study for
+decentralized parallel stochastic gradient descent", Algorithm 1)."""
 
 import optax
 from optax import tree

@@ -36,7 +36,9 @@ def push_sum(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransformation) 
     local = local_update(grad, optimizer)
 
     def models(s: PushSumState) -> Stacked:
-        return jax.tree.map(lambda x: x / s.weight.reshape((-1,) + (1,) * (x.ndim - 1)).astype(x.dtype), s.numerator)
+        return jax.tree.map(
+            lambda x: x / s.weight.reshape((-1,) + (1,) * (x.ndim - 1)).astype(x.dtype), s.numerator
+        )
 
     def init(key: Key, params: Stacked) -> PushSumState:
         weight = jnp.ones(mixer.num_workers)

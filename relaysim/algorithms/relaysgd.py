@@ -1,4 +1,5 @@
-"""RelaySGD (Vogels et al. 2021, "RelaySum for decentralized deep learning on heterogeneous data", Algorithm 1)."""
+"""RelaySGD (Vogels et al. 2021, "RelaySum for decentralized deep learning on heterogeneous data",
+Algorithm 1)."""
 
 import optax
 from optax import tree

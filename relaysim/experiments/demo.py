@@ -26,7 +26,7 @@ from relaysim.simulate import Trace, simulate
 from relaysim.tasks import Classification, Dataset, classification, datasets
 from relaysim.tasks.partition import dirichlet, label_counts
 from relaysim.topology import chain, double_binary_trees, ring
-from relaysim.types import Algorithm, Key
+from relaysim.types import Algorithm, Array, Key, Stacked
 
 WORKERS = 16
 ALPHA = 0.01
@@ -39,12 +39,12 @@ class Entry(NamedTuple):
     """A method in the comparison."""
 
     name: str
-    build: Callable[[Classification, float], Algorithm]
+    build: Callable[[Classification, float | Array], Algorithm]
     learning_rate: float
     """The best of RATES by `search`."""
 
 
-def _momentum(learning_rate: float) -> optax.GradientTransformation:
+def _momentum(learning_rate: float | Array) -> optax.GradientTransformation:
     return optax.sgd(learning_rate, momentum=0.9, nesterov=True)
 
 
@@ -71,7 +71,9 @@ ENTRIES = [
     ),
     Entry(
         "D-PSGD + quasi-global momentum, ring",
-        lambda task, lr: quasi_global_momentum(task.grad, gossip(ring(WORKERS)), optax.sgd(lr), nesterov=True),
+        lambda task, lr: quasi_global_momentum(
+            task.grad, gossip(ring(WORKERS)), optax.sgd(lr), nesterov=True
+        ),
         0.25,
     ),
     Entry(
@@ -100,12 +102,12 @@ def run(
     Returns:
       The traces of the seeds, by the name of the method.
     """
-    tasks, keys = _problems(datasets.digits(), seeds)
+    problems = _problems(datasets.digits(), seeds)
     traces = {}
     for entry in (bar := tqdm(ENTRIES, disable=not progress, unit="method")):
         bar.set_description(entry.name)
         train = partial(_train, entry, num_steps, every=2)
-        traces[entry.name] = io.unstack(jax.vmap(train, in_axes=(0, 0, None))(tasks, keys, entry.learning_rate))
+        traces[entry.name] = io.unstack(jax.vmap(train, (0, 0, 0, None))(*problems, entry.learning_rate))
     return traces
 
 
@@ -121,12 +123,12 @@ def search(rates: Sequence[float] = RATES, *, num_steps: int = STEPS, progress: 
     x, held_x, y, held_y = train_test_split(
         data.train_x, data.train_y, test_size=0.25, stratify=data.train_y, random_state=0
     )
-    tasks, keys = _problems(data._replace(train_x=x, train_y=y, test_x=held_x, test_y=held_y), SEARCH_SEEDS)
+    problems = _problems(data._replace(train_x=x, train_y=y, test_x=held_x, test_y=held_y), SEARCH_SEEDS)
     rows = []
     for entry in (bar := tqdm(ENTRIES, disable=not progress, unit="method")):
         bar.set_description(entry.name)
-        over_seeds = jax.vmap(partial(_train, entry, num_steps, every=num_steps), in_axes=(0, 0, None))
-        trace = jax.vmap(over_seeds, in_axes=(None, None, 0))(tasks, keys, jnp.asarray(rates))
+        over_seeds = jax.vmap(partial(_train, entry, num_steps, every=num_steps), (0, 0, 0, None))
+        trace = jax.vmap(over_seeds, (None, None, None, 0))(*problems, jnp.asarray(rates))
         accuracy = np.asarray(trace.metrics["accuracy"]).mean((1, 2, 3))
         rows += [(entry.name, rate, a) for rate, a in zip(rates, accuracy, strict=True)]
     return pd.DataFrame(rows, columns=["method", "learning_rate", "accuracy"])
@@ -162,35 +164,42 @@ def picture(traces: dict[str, list[Trace]]) -> Figure:
     data = datasets.digits()
     shares = _shares(data, 0)
     plot.partition(label_counts(shares, data.train_y), ax=axes.flat[0])
-    axes.flat[0].set_title(f"digits of each worker (seed 0, α = {ALPHA})", fontsize=10)
+    axes.flat[0].set_title(f"digits of each worker (seed 0, α = {ALPHA})", fontsize=9)
     baseline = np.mean([run.metrics["accuracy"] for run in traces[ENTRIES[0].name]], axis=(0, 2))
     for ax, (name, runs) in zip(axes.flat[1:], traces.items(), strict=False):
         plot.curves({name: runs}, "accuracy", ax=ax)
         ax.plot(runs[0].steps, baseline, color="0.4", linestyle="--", linewidth=1)
         ax.set(ylim=(0, 1))
-        ax.set_title(name, fontsize=10)
+        ax.set_title(name, fontsize=9)
         ax.get_legend().remove()
     figure.suptitle(
-        f"Test accuracy of {WORKERS} workers: each worker thin, their mean bold, all-reduce dashed", fontsize=12
+        f"Test accuracy of {WORKERS} workers: each worker thin, their mean bold, all-reduce dashed",
+        fontsize=12,
     )
     sns.despine(figure)
     return figure
 
 
 def _train(
-    entry: Entry, num_steps: int, task: Classification, key: Key, learning_rate: float, *, every: int
+    entry: Entry,
+    num_steps: int,
+    task: Classification,
+    params: Stacked,
+    key: Key,
+    learning_rate: float | Array,
+    *,
+    every: int,
 ) -> Trace:
-    init_key, run_key = jax.random.split(key)
     method = entry.build(task, learning_rate)
-    return simulate(
-        run_key, method, task.init(init_key), num_steps=num_steps, every=every, measure=task.measure
-    )
+    return simulate(key, method, params, num_steps=num_steps, every=every, measure=task.measure)
 
 
-def _problems(data: Dataset, seeds: Sequence[int]) -> tuple[Classification, Key]:
-    """The seeds' tasks, stacked, and their keys."""
+def _problems(data: Dataset, seeds: Sequence[int]) -> tuple[Classification, Stacked, Key]:
+    """The seeds' tasks, initial models and keys, stacked."""
     tasks = [classification(MLP((64,), data.num_classes), data, _shares(data, seed)) for seed in seeds]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks), jnp.stack([*map(jax.random.key, seeds)])
+    task = jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks)
+    keys = jax.vmap(jax.random.split)(jnp.stack([*map(jax.random.key, seeds)]))
+    return task, jax.jit(jax.vmap(Classification.init))(task, keys[:, 0]), keys[:, 1]
 
 
 def _shares(data: Dataset, seed: int) -> list[np.ndarray]:

@@ -11,7 +11,7 @@ from relaysim.types import Array, Key, Stacked
 
 @struct.dataclass
 class Quadratics:
-    """n least-squares problems over the same d variables. A pytree: it can be an argument and be vmapped over."""
+    """n least-squares problems over the same d variables. A pytree, to be passed and vmapped over."""
 
     A: Array
     """(n, d, d)"""
@@ -41,7 +41,9 @@ class Quadratics:
     def grad(self, key: Key, step: Array, params: Array) -> tuple[Array, Array]:
         """f_i and ∇f_i(x) = A_iᵀ (A_i x − b_i), the latter with noise: params (n, d) -> (n,), (n, d)."""
         if params.shape != self.b.shape:
-            raise ValueError(f"params has shape {params.shape}, the quadratics have (workers, dim) {self.b.shape}")
+            raise ValueError(
+                f"params has shape {params.shape}, the quadratics have (workers, dim) {self.b.shape}"
+            )
         loss, g = self._exact_grad(params)
         if self.noise is not None:
             xi = jax.random.normal(jax.random.fold_in(key, step), g.shape, g.dtype)
@@ -53,15 +55,20 @@ class Quadratics:
         return jnp.sum(residual**2, 1) / 2, jnp.einsum("nji,nj->ni", self.A, residual)
 
     def measure(self, params: Stacked) -> dict[str, Array]:
-        """Of (n, d) models: "suboptimality" F(x̄) − F(x*), F(x) = (1/n) Σ_i ‖A_i x − b_i‖² without the ½, as the
-        published errors; "worker_suboptimality" (n,), the same of each worker's model; "consensus_distance"."""
+        """How good (n, d) models are.
+
+        Returns:
+          "suboptimality" F(x̄) − F(x*), with F(x) = (1/n) Σ_i ‖A_i x − b_i‖² (without the ½, as in the
+          published errors); "worker_suboptimality" (n,), the same of each worker's model; and
+          "consensus_distance".
+        """
 
         def suboptimality(x: Array) -> Array:
-            away = x - self.x_star
-            return jnp.einsum("...i,ij,...j->...", away, self.H, away)
+            away = x - self.x_star[None]
+            return jnp.einsum("ki,ij,kj->k", away, self.H, away)
 
         return {
-            "suboptimality": suboptimality(mean_model(params)),
+            "suboptimality": suboptimality(mean_model(params)[None])[0],
             "worker_suboptimality": suboptimality(params),
             "consensus_distance": consensus_distance(params),
         }
@@ -88,6 +95,8 @@ def quadratics(A: Array, b: Array, noise: float | Array = 0.0) -> Quadratics:
     if not isinstance(noise, jax.core.Tracer) and np.any(np.less(noise, 0)):
         raise ValueError(f"noise is {noise}, expected σ ≥ 0")
     A, b = jnp.asarray(A), jnp.asarray(b)
+    dtype = jnp.result_type(A, b, float)
+    A, b = A.astype(dtype), b.astype(dtype)
     H = jnp.einsum("nij,nik->jk", A, A) / shape[0]
     x_star = jnp.linalg.solve(H, jnp.einsum("nij,ni->j", A, b) / shape[0])
     return Quadratics(A, b, H, x_star, None if silent else jnp.asarray(noise, b.dtype))
@@ -136,10 +145,8 @@ def random_quadratics(
     A = jnp.einsum("nij,j,njk->nik", U, jnp.linspace(mu, 1, dim), Vt)
     apart = quadratics(A, jnp.einsum("nij,nj->ni", A, jax.random.normal(worker_key, (num_workers, dim))))
     b = apart.b - jnp.einsum("nij,j->ni", A, apart.x_star)
-    if num_workers > 1:  # one worker alone is at its own optimum: ζ² = 0
-        b = b * jnp.sqrt(zeta2 / apart.zeta2)
-    else:
-        b = jnp.zeros_like(b)
+    alone = num_workers == 1  # at its own optimum: ζ² = 0
+    b = jnp.zeros_like(b) if alone else b * jnp.sqrt(zeta2 / apart.zeta2)
     direction = jax.random.normal(optimum_key, (dim,))
     x_star = r0 * direction / jnp.linalg.norm(direction)
     return quadratics(A, b + jnp.einsum("nij,j->ni", A, x_star), noise)

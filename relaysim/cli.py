@@ -1,0 +1,98 @@
+"""The command line: `relaysim --help`."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relaysim import plot
+from relaysim.experiments import demo as demos
+from relaysim.experiments import training
+from relaysim.experiments.training import Settings
+
+_HELP = {
+    "dataset": "The data that the workers share out.",
+    "partition": "How: by Dirichlet proportions of labels (in equal shares, or as they fall), evenly, or by "
+    "shards of sorted labels.",
+    "alpha": "Dirichlet α: the smaller, the more the workers differ.",
+    "workers": "How many workers.",
+    "topology": "Who talks to whom. By default what suits the method; relaysgd needs trees.",
+    "method": "How they learn together.",
+    "optimizer": "How each worker makes a step from its gradient.",
+    "learning_rate": "γ.",
+    "momentum": "Nesterov momentum of sgd, β₁ of adam.",
+    "batch_size": "Samples in each worker's batch.",
+    "steps": "Steps of every worker, a multiple of --every.",
+    "every": "Steps between records.",
+    "seeds": "Runs, with the seeds 0, 1, …",
+    "drop": "The probability that a message is lost.",
+}
+_CHOICES = {
+    "dataset": training.DATASETS,
+    "partition": training.PARTITIONS,
+    "topology": training.TOPOLOGIES,
+    "method": training.METHODS,
+    "optimizer": training.OPTIMIZERS,
+}
+
+
+@click.group(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="relaysim")
+def app() -> None:
+    """Decentralized learning of many workers, simulated in one jitted program."""
+
+
+@app.command()
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("out/demo"), help="Folder for the picture."
+)
+@click.option("--seeds", type=click.IntRange(1), default=3, help="How many seeds.")
+@click.option("--search", is_flag=True, help="Search the learning rates again instead.")
+def demo(out: Path, seeds: int, search: bool) -> None:
+    """RelaySGD and its rivals on handwritten digits, dealt out unevenly to 16 workers."""
+    if search:
+        found = demos.search()
+        click.echo(
+            found.pivot(index="method", columns="learning_rate", values="accuracy").round(3).to_string()
+        )
+        return
+    traces = demos.run(range(seeds))
+    click.echo(demos.table(traces).to_string())
+    click.echo(f"\n{plot.save(demos.picture(traces), out / 'demo.png')}")
+
+
+def _settings_options(command: Callable) -> Callable:
+    """An option for each field of the settings."""
+    for field in reversed(fields(Settings)):
+        kind: Any = field.type
+        if field.name in _CHOICES:
+            kind = click.Choice(list(_CHOICES[field.name]))
+        flag = "--" + field.name.replace("_", "-")
+        command = click.option(flag, type=kind, default=field.default, help=_HELP[field.name])(command)
+    return command
+
+
+@app.command()
+@_settings_options
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("out/train"), help="Folder for the results."
+)
+def train(out: Path, **options: Any) -> None:
+    """Train one method; write a tidy table of records, the settings and a picture."""
+    try:
+        settings = Settings(**options)
+        traces = training.train(settings, progress=True)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    for seed, trace in enumerate(traces):
+        last = {name: values[-1] for name, values in trace.metrics.items()}
+        click.echo(
+            f"seed {seed}: test accuracy {100 * last['accuracy'].mean():.1f} % "
+            f"({100 * last['accuracy'].min():.1f} to {100 * last['accuracy'].max():.1f}), "
+            f"mean model {100 * last['mean_model_accuracy']:.1f} %, "
+            f"consensus distance {last['consensus_distance']:.2e}, {last['bytes_sent'] / 1e6:.1f} MB a worker"
+        )
+    for path in training.save(settings, traces, out):
+        click.echo(path)

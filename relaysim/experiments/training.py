@@ -1,0 +1,158 @@
+"""One method on one data set, by the names that the command line takes."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pandas as pd
+from matplotlib import pyplot as plt
+
+from relaysim import algorithms, io, mixing, plot, topology
+from relaysim.models import MLP
+from relaysim.simulate import Trace, simulate
+from relaysim.tasks import Dataset, classification, datasets, partition
+from relaysim.types import Key, Mixer
+
+DATASETS: Mapping[str, Callable[[], Dataset]] = {"digits": datasets.digits}
+
+PARTITIONS: Mapping[str, Callable[[Key, np.ndarray, int, float], list[np.ndarray]]] = {
+    "dirichlet": partition.dirichlet,
+    "dirichlet-unequal": partial(partition.dirichlet, equal=False),
+    "iid": lambda key, labels, n, alpha: partition.iid(key, len(labels), n),
+    "label-shards": lambda key, labels, n, alpha: partition.by_label_shards(key, labels, n),
+}
+
+TOPOLOGIES: Mapping[str, Callable[[int], Any]] = {
+    "chain": topology.chain,
+    "ring": topology.ring,
+    "star": topology.star,
+    "binary-tree": topology.binary_tree,
+    "double-binary-trees": topology.double_binary_trees,
+    "random-tree": partial(topology.random_tree, seed=0),
+    "hypercube": topology.hypercube,
+    "fully-connected": topology.fully_connected,
+    "exponential": topology.exponential,
+}
+
+METHODS: Mapping[str, tuple[Callable, Callable[..., Mixer], str]] = {
+    "relaysgd": (algorithms.relaysgd, partial(mixing.relay_sum, fill="local"), "double-binary-trees"),
+    "relaysgd-grad": (algorithms.relaysgd_grad, mixing.relay_sum, "double-binary-trees"),
+    "dpsgd": (algorithms.dpsgd, mixing.gossip, "ring"),
+    "d2": (algorithms.d2, mixing.gossip, "ring"),
+    "exact-diffusion": (algorithms.d2, partial(mixing.gossip, lazy=True), "ring"),
+    "gradient-tracking": (algorithms.gradient_tracking, mixing.gossip, "ring"),
+    "quasi-global-momentum": (algorithms.quasi_global_momentum, mixing.gossip, "ring"),
+    "sgp": (algorithms.push_sum, mixing.push, "exponential"),
+    "sgp-one-peer": (algorithms.push_sum, mixing.one_peer_exponential, ""),
+    "allreduce": (algorithms.allreduce, mixing.all_reduce, ""),
+}
+"""The method, its way of communicating, and the topology that it takes by default ("": it takes none)."""
+
+OPTIMIZERS: Mapping[str, Callable[[float, float], optax.GradientTransformation]] = {
+    "sgd": lambda lr, momentum: optax.sgd(lr, momentum or None, nesterov=momentum > 0),
+    "adam": lambda lr, momentum: optax.adam(lr, b1=momentum or 0.9),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What fixes a training run."""
+
+    dataset: str = "digits"
+    partition: str = "dirichlet"
+    alpha: float = 0.1
+    workers: int = 16
+    topology: str | None = None
+    method: str = "relaysgd"
+    optimizer: str = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.0
+    batch_size: int = 32
+    steps: int = 200
+    every: int = 10
+    seeds: int = 1
+    drop: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("dataset", DATASETS),
+            ("partition", PARTITIONS),
+            ("method", METHODS),
+            ("optimizer", OPTIMIZERS),
+        ):
+            _check_choice(name, getattr(self, name), choices)
+        default = METHODS[self.method][2]
+        if self.topology is None:
+            object.__setattr__(self, "topology", default)
+        elif default:
+            _check_choice("topology", self.topology, TOPOLOGIES)
+        elif self.topology:
+            raise ValueError(f"topology is {self.topology!r}, but {self.method} takes none")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}, expected a number > 0")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is {self.momentum}, expected a number in [0, 1)")
+        if self.drop and self.method == "allreduce":
+            raise ValueError(f"drop is {self.drop}, but all-reduce loses no messages")
+        if self.seeds < 1:
+            raise ValueError(f"seeds is {self.seeds}, expected at least 1")
+
+
+def train(settings: Settings, *, progress: bool = False) -> list[Trace]:
+    """Train once for each seed 0, 1, …; a seed fixes the partition, the initial model and everything else.
+
+    Raises:
+      ValueError: where the settings do not fit together.
+    """
+    s = settings
+    algorithm, communicate, takes = METHODS[s.method]
+    mixer = communicate(
+        TOPOLOGIES[s.topology](s.workers) if takes and s.topology else s.workers,
+        **({"drop": s.drop} if s.drop else {}),
+    )
+    data = DATASETS[s.dataset]()
+    model = MLP((64,), data.num_classes)
+    traces = []
+    for seed in range(s.seeds):
+        split_key, init_key, run_key = jax.random.split(jax.random.key(seed), 3)
+        shares = PARTITIONS[s.partition](split_key, data.train_y, s.workers, s.alpha)
+        task = classification(model, data, shares, batch_size=s.batch_size)
+        method = algorithm(task.grad, mixer, OPTIMIZERS[s.optimizer](s.learning_rate, s.momentum))
+        traces.append(
+            simulate(
+                run_key,
+                method,
+                task.init(init_key),
+                num_steps=s.steps,
+                every=s.every,
+                measure=task.measure,
+                progress=progress and f"seed {seed}",
+            )
+        )
+    return traces
+
+
+def save(settings: Settings, traces: list[Trace], folder: Path | str) -> list[Path]:
+    """Write settings.json, records.csv (tidy: seed, step, metric, worker, value) and curves.png."""
+    folder = Path(folder)
+    with io.whole(folder / "settings.json") as beside:
+        beside.write_text(json.dumps(asdict(settings), indent=2) + "\n")
+    records = pd.concat([io.tidy(trace).assign(seed=seed) for seed, trace in enumerate(traces)])
+    io.save_table(records[["seed", "step", "metric", "worker", "value"]], folder / "records.csv")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    plot.curves({settings.method: traces}, "accuracy", ax=left)
+    plot.curves({settings.method: traces}, "consensus_distance", ax=right)
+    plot.save(figure, folder / "curves.png")
+    plt.close(figure)
+    return [folder / name for name in ("settings.json", "records.csv", "curves.png")]
+
+
+def _check_choice(name: str, value: str, choices: Mapping[str, Any]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}")

@@ -1,0 +1,72 @@
+import json
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from relaysim.cli import app
+from relaysim.experiments import demo
+
+
+def invoke(*args):
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def test_train_writes_settings_records_and_picture(tmp_path):
+    options = ["--method", "dpsgd", "--workers", 4, "--steps", 4, "--every", 2, "--seeds", 2, "--drop", 0.5]
+    result = invoke("train", *options, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "seed 1: test accuracy" in result.output
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    assert settings["method"] == "dpsgd" and settings["topology"] == "ring" and settings["drop"] == 0.5
+    records = pd.read_csv(tmp_path / "records.csv")
+    assert list(records.columns) == ["seed", "step", "metric", "worker", "value"]
+    accuracy = records[records.metric == "accuracy"]
+    assert len(accuracy) == 2 * 2 * 4 and set(accuracy.step) == {2, 4} and set(accuracy.worker) == {0, 1, 2, 3}
+    assert records[records.metric == "consensus_distance"].worker.isna().all()
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+    assert {path.name for path in tmp_path.iterdir()} == {"settings.json", "records.csv", "curves.png"}
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--method", "relay", "'relaysgd', 'relaysgd-grad', 'dpsgd'"),
+        ("--topology", "circle", "'chain', 'ring', 'star'"),
+        ("--dataset", "mnist", "'digits'"),
+        ("--optimizer", "lion", "'sgd', 'adam'"),
+        ("--partition", "even", "'dirichlet', 'dirichlet-unequal', 'iid', 'label-shards'"),
+        ("--topology", "ring", "has 16 edges, a tree on 16 workers has 15"),
+        ("--steps", 15, "expected a multiple of every"),
+        ("--drop", 1.5, "expected a probability"),
+        ("--learning-rate", -1, "learning_rate is -1.0"),
+        ("--momentum", 1, "momentum is 1.0"),
+        ("--workers", 0, "must be an integer >= 1"),
+        ("--seeds", 0, "seeds is 0"),
+    ],
+)
+def test_train_says_what_is_wrong_and_writes_nothing(tmp_path, option, value, message):
+    result = invoke("train", option, value, "--out", tmp_path / "out")
+    assert result.exit_code != 0
+    assert message in result.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["train", "--help"]])
+def test_help(arguments):
+    assert "Options:" in invoke(*arguments).output
+
+
+def test_demo_compares_all_methods(monkeypatch):
+    monkeypatch.setattr(demo, "ENTRIES", demo.ENTRIES[:2])
+    traces = demo.run((0, 1), num_steps=4, progress=False)
+    assert list(traces) == [entry.name for entry in demo.ENTRIES]
+    table = demo.table(traces)
+    assert list(table.index) == list(traces) and "±" in table["worst worker"].iloc[0]
+    assert len(demo.picture(traces).axes) == 8
+
+
+def test_demo_search_measures_every_rate(monkeypatch):
+    monkeypatch.setattr(demo, "ENTRIES", demo.ENTRIES[:1])
+    found = demo.search([0.1, 0.2], num_steps=2, progress=False)
+    assert list(found.learning_rate) == [0.1, 0.2] and found.accuracy.between(0, 1).all()

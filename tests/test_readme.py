@@ -1,0 +1,14 @@
+"""The README's Python runs as written, from top to bottom."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from mktestdocs import check_md_file
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_readme(monkeypatch):
+    plt.switch_backend("agg")
+    check_md_file(ROOT / "README.md", memory=True)
+    plt.close("all")
