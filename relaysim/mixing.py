@@ -115,7 +115,8 @@ def gossip(
       weights: the mixing matrix W, (n, n), dense or scipy-sparse, doubly stochastic and zero where the
         topology has no edge; W_ij is the weight that i gives to j. Metropolis–Hastings weights by default.
       lazy: mix with (W + I) / 2.
-      drop: the weights of what arrived are scaled to sum to 1.
+      drop: the weights of what arrived are scaled to sum to 1; where their sum is not above 0, a worker keeps
+        its own x.
 
     Raises:
       ValueError: where the graph is not connected, the weights do not fit it or do not sum to one, or `drop`
@@ -211,7 +212,8 @@ def all_reduce(num_workers: int) -> Mixer:
 def deal(mixers: Sequence[Mixer]) -> Mixer:
     """Deal the elements of a model out to k mixers, element j to mixer j mod k, as cards to players.
 
-    Elements are counted through the leaves of a worker's model one after the other.
+    Elements are counted through the leaves of a worker's model one after the other. Not for `push_sum`, whose
+    scalar weight would travel with one of the mixers only.
 
     Raises:
       ValueError: where there is no mixer, or they differ in their number of workers.

@@ -47,7 +47,8 @@ class Trace(NamedTuple):
 class _Carry(NamedTuple):
     step: Array
     state: Any
-    divergence: Divergence
+    broken: Array
+    """(n,) int32, the steps taken when each worker was first seen not to be finite, −1 if it never was."""
 
 
 def simulate(
@@ -68,7 +69,8 @@ def simulate(
     Args:
       key: fixes all randomness of the run.
       algorithm: what `rs.relaysgd(...)` and its like return.
-      params: the initial models, leaves (n, ...). They may be sharded over the leading axis.
+      params: the initial models, leaves (n, ...). They may be sharded over the leading axis, on a mesh whose
+        axes are of type `jax.sharding.AxisType.Auto`.
       num_steps: T, a multiple of `every`.
       every: steps between records.
       measure: params -> dict of arrays, such as `task.measure`, taken after steps every, 2·every, …, T.
@@ -100,7 +102,7 @@ def simulate(
             bar.update(stretch * every)
 
     metrics = jax.tree.map(lambda *parts: jnp.concatenate(parts), *records) if progress else records[0]
-    divergence = carry.divergence
+    divergence = _first(carry.broken)
     if not _is_traced(carry):
         metrics, divergence = jax.device_get((metrics, divergence))
         divergence = Divergence(int(divergence.step), int(divergence.worker))
@@ -115,8 +117,8 @@ def simulate(
 
 
 def _start(algorithm: Algorithm, key: Key, params: Stacked) -> _Carry:
-    nowhere = Divergence(jnp.full((), -1, jnp.int32), jnp.full((), -1, jnp.int32))
-    return _Carry(jnp.zeros((), jnp.int32), algorithm.init(key, params), nowhere)
+    never = jnp.full(algorithm.num_workers, -1, jnp.int32)
+    return _Carry(jnp.zeros((), jnp.int32), algorithm.init(key, params), never)
 
 
 def _advance(
@@ -124,27 +126,30 @@ def _advance(
 ) -> tuple[_Carry, dict[str, Array]]:
     """`num_records` records of `every` steps."""
 
+    def seen(carry: _Carry, finite: Array) -> Array:
+        return jnp.where((carry.broken < 0) & ~finite, carry.step, carry.broken)
+
     def step(_: Any, inner: tuple[_Carry, Array]) -> tuple[_Carry, Array]:
         carry, total = inner
         state, info = algorithm.step(jax.random.fold_in(key, carry.step), carry.state)
-        divergence = _first(carry.divergence, carry.step, jnp.isfinite(info.loss))
-        return _Carry(carry.step + 1, state, divergence), total + info.loss
+        return _Carry(carry.step + 1, state, seen(carry, jnp.isfinite(info.loss))), total + info.loss
 
     def record(carry: _Carry, _: None) -> tuple[_Carry, dict[str, Array]]:
         loss = jax.eval_shape(algorithm.step, key, carry.state)[1].loss
         carry, total = jax.lax.fori_loop(0, every, step, (carry, jnp.zeros(loss.shape, loss.dtype)))
         params = algorithm.params(carry.state)
-        carry = carry._replace(divergence=_first(carry.divergence, carry.step, all_finite(params)))
+        carry = carry._replace(broken=seen(carry, all_finite(params)))
         return carry, {"loss": total / every} | measure(params)
 
     return jax.lax.scan(record, carry, None, length=num_records)
 
 
-def _first(so_far: Divergence, step: Array, finite: Array) -> Divergence:
-    """The first divergence, given which workers are finite (n,) after this step."""
-    is_first = (so_far.step < 0) & ~finite.all()
-    worker = jnp.argmin(finite).astype(jnp.int32)
-    return Divergence(jnp.where(is_first, step, so_far.step), jnp.where(is_first, worker, so_far.worker))
+def _first(broken: Array) -> Divergence:
+    """The first worker to break (the lowest, among those that did in the same step), and when."""
+    order = jnp.where(broken < 0, jnp.iinfo(jnp.int32).max, broken)
+    worker = jnp.argmin(order).astype(jnp.int32)
+    step = broken[worker]
+    return Divergence(step, jnp.where(step < 0, -1, worker))
 
 
 def _costs(algorithm: Algorithm, params: Stacked, steps: np.ndarray) -> dict[str, np.ndarray]:

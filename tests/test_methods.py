@@ -68,9 +68,7 @@ ROWS = [
     ),
     Row(
         "quasi_global_momentum_nesterov",
-        lambda grad, opt, n: rs.quasi_global_momentum(
-            grad, rs.gossip(ring(n)), opt, beta=0.8, nesterov=True
-        ),
+        lambda grad, opt, n: rs.quasi_global_momentum(grad, rs.gossip(ring(n)), opt, beta=0.8, nesterov=True),
         lambda n, x0, *run: twins.quasi_global_momentum(
             twins.gossip(twins.metropolis(ring(n))), *run, beta=0.8, nesterov=True
         ),

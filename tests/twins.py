@@ -3,8 +3,8 @@
 Models are arrays (n, d), one row per worker; what worker i sends to worker j is kept under (i, j).
 
 A mixer's twin is a function (key, x) -> mixed x that remembers by itself what it has to. A method's twin is a
-generator of the models after each step, made from a mixer's twin, a gradient (t, x) -> g, a learning rate, the
-first models and one key for each step.
+generator of the models after each step, made from a mixer's twin, a gradient (t, x) -> g, a learning rate,
+the first models and one key for each step.
 
 Random numbers are the only thing that is not done anew: which messages get lost is drawn by the same calls
 with the same keys as in `relaysim.mixing`, in the `lost_...` functions.
@@ -21,6 +21,8 @@ from relaysim import topology
 
 def lost_in_tree(key, tree, drop):
     """Drawn for each worker's message to its parent, and with another key for its parent's to it."""
+    if drop == 0:
+        return set()
     n, parent = tree.num_workers, topology.rooted(tree).parent.tolist()
     up, down = (jax.random.bernoulli(k, drop, (n,)).tolist() for k in jax.random.split(key))
     return {(i, parent[i]) for i in range(n) if up[i]} | {(parent[i], i) for i in range(n) if down[i]}
@@ -28,6 +30,8 @@ def lost_in_tree(key, tree, drop):
 
 def lost_on_edges(key, edges, drop):
     """Drawn for each edge (sender, receiver), sorted by receiver, then by sender."""
+    if drop == 0:
+        return set()
     edges = sorted(edges, key=lambda edge: (edge[1], edge[0]))
     lost = jax.random.bernoulli(key, drop, (len(edges),)).tolist()
     return {edge for edge, is_lost in zip(edges, lost, strict=True) if is_lost}
@@ -86,13 +90,14 @@ def metropolis(graph, *, lazy=False):
 def gossip(weights, *, drop=0.0):
     """x_i ← Σ_j W_ij x_j, over those that arrived, divided by the sum of their weights."""
     n = len(weights)
-    edges = [(j, i) for i in range(n) for j in range(n) if i != j and weights[i, j] != 0]
+    neighbours = {i: [j for j in range(n) if i != j and weights[i, j] != 0] for i in range(n)}
+    edges = [(j, i) for i in range(n) for j in neighbours[i]]
 
     def mix(key, x):
         lost = lost_on_edges(key, edges, drop)
         mixed = x.copy()
         for i in range(n):
-            heard = [i] + [j for j in range(n) if (j, i) in edges and (j, i) not in lost]
+            heard = [i] + [j for j in neighbours[i] if (j, i) not in lost]
             total = sum(weights[i, j] for j in heard)
             if total > 0:
                 mixed[i] = sum(weights[i, j] * x[j] for j in heard) / total
@@ -187,7 +192,7 @@ def d2(mix, grad, lr, x, keys):
 
 
 def gradient_tracking(mix, grad, lr, x, keys):
-    """x' = W (x − γ y) and y' = W y + g' − g, where y = g at first: the form with an estimate y of the mean."""
+    """x' = W (x − γ y) and y' = W y + g' − g, where y, an estimate of the mean, is g at first."""
     y, last_g, mixed_y = None, None, None
     for t, key in enumerate(keys):
         g = grad(t, x)

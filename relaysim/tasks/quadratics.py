@@ -99,6 +99,8 @@ def quadratics(A: Array, b: Array, noise: float | Array = 0.0) -> Quadratics:
     A, b = A.astype(dtype), b.astype(dtype)
     H = jnp.einsum("nij,nik->jk", A, A) / shape[0]
     x_star = jnp.linalg.solve(H, jnp.einsum("nij,ni->j", A, b) / shape[0])
+    if not isinstance(x_star, jax.core.Tracer) and not bool(jnp.isfinite(x_star).all()):
+        raise ValueError("A has a singular mean of A_iᵀ A_i, expected problems with one joint optimum")
     return Quadratics(A, b, H, x_star, None if silent else jnp.asarray(noise, b.dtype))
 
 
@@ -137,6 +139,7 @@ def random_quadratics(
         ("zeta2", zeta2, lambda v: v >= 0, "a number ≥ 0"),
         ("mu", mu, lambda v: 0 < v <= 1, "a number in (0, 1]"),
         ("r0", r0, lambda v: v >= 0, "a number ≥ 0"),
+        ("noise", noise, lambda v: v >= 0, "σ ≥ 0"),
     ):
         if not isinstance(value, jax.core.Tracer) and not fits(value):
             raise ValueError(f"{name} is {value}, expected {expected}")
