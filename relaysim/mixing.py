@@ -14,6 +14,7 @@ import scipy.sparse
 from optax import tree
 
 from relaysim import topology as topologies
+from relaysim.links import links
 from relaysim.topology import Topology
 from relaysim.types import Array, Key, Mixer, Stacked
 
@@ -59,16 +60,13 @@ def relay_sum(
         raise ValueError(f"fill is {fill!r}, expected one of {', '.join(map(repr, get_args(Fill)))}")
     if not isinstance(trees, Topology):
         return deal([relay_sum(t, drop=drop, fill=fill) for t in trees])
-    n, parent = trees.num_workers, topologies.rooted(trees).parent
-    is_root = parent == np.arange(n)
+    n, (root, from_parent, from_children) = trees.num_workers, links(trees)
+    is_root = np.arange(n) == root
     degrees = trees.out_degrees.astype(float)
     lossy = _check_drop(drop)
 
-    def to_children(x: Array) -> Array:
-        return jnp.where(_rows(is_root, x), 0, x.at[parent].get(mode="promise_in_bounds"))
-
-    def sum_of_children(x: Array) -> Array:
-        return jnp.zeros_like(x).at[np.where(is_root, n, parent)].add(x, mode="drop")
+    def over_edges(m: Array) -> Array:
+        return jnp.where(_rows(is_root, m), 0, m)  # a message for each worker but the root
 
     def relayed(x: Stacked) -> Stacked:
         return x if fill == "initial" else (x, jnp.ones(n, jnp.int32))  # the count travels as x does
@@ -80,13 +78,12 @@ def relay_sum(
     def mix(key: Key, s: RelayState, x: Stacked) -> tuple[RelayState, Stacked]:
         own = relayed(tree.sub(x, s.origin))
         sent_up = tree.add(own, s.below)
-        sent_down = tree.sub(jax.tree.map(to_children, tree.add(sent_up, s.down)), s.up)
-        up = jax.tree.map(lambda m: jnp.where(_rows(is_root, m), 0, m), sent_up)
-        down = jax.tree.map(lambda m: jnp.where(_rows(is_root, m), 0, m), sent_down)
+        sent_down = tree.sub(jax.tree.map(from_parent, tree.add(sent_up, s.down)), s.up)
+        up, down = jax.tree.map(over_edges, (sent_up, sent_down))
         if lossy:
             up_key, down_key = jax.random.split(key)
             up, down = _lose(up_key, drop, up), _lose(down_key, drop, down)
-        below = jax.tree.map(sum_of_children, up)
+        below = jax.tree.map(from_children, up)
         heard = jax.tree.map(lambda *terms: sum(terms), own, below, down)
         return RelayState(s.origin, up, down, below), tree.add(s.origin, average(own, heard))
 

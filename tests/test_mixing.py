@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import relaysim as rs
 from relaysim import topology
+from relaysim.links import links
 
 few = settings(
     deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -281,3 +282,40 @@ def test_a_traced_drop_of_zero_loses_nothing(build, x64):
 )
 def test_vectors_sent(mixer, expected):
     np.testing.assert_array_equal(mixer.sent(), expected)
+
+
+SHAPES = {
+    "chain": topology.chain,
+    "star": topology.star,
+    "heap": topology.binary_tree,
+    "mirrored heap": lambda n: topology.double_binary_trees(n)[1],
+    "random": lambda n: topology.random_tree(n, 0),
+    "with hubs": lambda n: topology.from_edges(n, [(0, 1)] + [(1, i) for i in range(2, n)]),
+}
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 7, 600])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_links_add_up_along_the_edges(shape, n, x64):
+    tree = SHAPES[shape](n)
+    parent, x = topology.rooted(tree).parent, np.random.default_rng(0).normal(size=(n, 3)).astype(np.float32)
+    root, from_parent, from_children = links(tree)
+    x[root] = 0
+    expected = np.zeros((n, 3))
+    for i in set(range(n)) - {root}:
+        expected[parent[i]] += x[i]
+    np.testing.assert_allclose(from_children(jnp.asarray(x)), expected, atol=1e-5)
+    assert from_children(jnp.zeros(n, jnp.int32)).dtype == jnp.int32  # as counts are
+    others = np.arange(n) != root
+    np.testing.assert_array_equal(np.asarray(from_parent(jnp.asarray(x)))[others], x[parent][others])
+
+
+def test_a_hub_sums_a_hundred_thousand_messages_to_seven_digits():
+    n = 100_000
+    x = np.random.default_rng(0).uniform(size=(n, 1)).astype(np.float32)
+    x[0] = 0
+    for shape in ("star", "with hubs"):
+        tree = SHAPES[shape](n)
+        x[1] = 0
+        total = np.asarray(links(tree).from_children(jnp.asarray(x))).sum()
+        np.testing.assert_allclose(total, x.astype(np.float64).sum(), rtol=3e-6)

@@ -1,0 +1,99 @@
+"""Sums along the edges of a tree, laid out as the tree allows: shifts, reshapes and column sums where workers
+are numbered regularly, a gather and a scatter elsewhere."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from relaysim.topology import Topology, rooted
+from relaysim.types import Array
+
+HUB = (
+    256  # from so many children on, they are summed by themselves: faster, and a long serial sum loses digits
+)
+
+
+class Links(NamedTuple):
+    """The edges of a rooted tree, for arrays with a row for each of n workers."""
+
+    root: int
+    from_parent: Callable[[Array], Array]
+    """(n, ...) -> (n, ...): to each worker the row of its parent. What the root gets is of no meaning."""
+    from_children: Callable[[Array], Array]
+    """(n, ...) -> (n, ...): to each worker the sum of the rows of its children. The root's row must be 0."""
+
+
+def links(tree: Topology) -> Links:
+    """The links of a tree hung up by worker 0.
+
+    Raises:
+      ValueError: where the topology is no tree.
+    """
+    parent = rooted(tree).parent
+    worker = np.arange(tree.num_workers)
+    if np.array_equal(parent[1:], worker[:-1]):
+        return Links(0, *_chain())
+    if not parent.any():
+        return Links(0, *_star())
+    if np.array_equal(parent, worker // 2):
+        return Links(0, *_heap())
+    return Links(0, *_any(parent))
+
+
+Pair = tuple[Callable[[Array], Array], Callable[[Array], Array]]
+
+
+def _chain() -> Pair:
+    def from_parent(x: Array) -> Array:
+        return jnp.concatenate([x[:1], x[:-1]])
+
+    def from_children(x: Array) -> Array:
+        return jnp.concatenate([x[1:], jnp.zeros_like(x[:1])])
+
+    return from_parent, from_children
+
+
+def _star() -> Pair:
+    def from_parent(x: Array) -> Array:
+        return jnp.broadcast_to(x[:1], x.shape)
+
+    def from_children(x: Array) -> Array:
+        return jnp.zeros_like(x).at[0].set(x.sum(0, dtype=x.dtype))
+
+    return from_parent, from_children
+
+
+def _heap() -> Pair:
+    """The parent of i is i // 2."""
+
+    def from_parent(x: Array) -> Array:
+        return jnp.repeat(x[: (len(x) + 1) // 2], 2, axis=0)[: len(x)]
+
+    def from_children(x: Array) -> Array:
+        n, half = len(x), (len(x) + 1) // 2
+        pairs = jnp.pad(x, [(0, 2 * half - n)] + [(0, 0)] * (x.ndim - 1)).reshape(half, 2, *x.shape[1:])
+        return jnp.pad(pairs.sum(1, dtype=x.dtype), [(0, n - half)] + [(0, 0)] * (x.ndim - 1))
+
+    return from_parent, from_children
+
+
+def _any(parent: np.ndarray) -> Pair:
+    n = len(parent)
+    children = np.bincount(parent, minlength=n)
+    hubs = np.flatnonzero(children > HUB)
+    to = np.where(np.isin(parent, hubs), n, parent)
+    to[0] = n  # out of range: dropped
+    crowds = [np.flatnonzero((parent == hub) & (np.arange(n) > 0)) for hub in hubs]
+
+    def from_parent(x: Array) -> Array:
+        return x.at[parent].get(mode="promise_in_bounds")
+
+    def from_children(x: Array) -> Array:
+        sums = jnp.zeros_like(x).at[to].add(x, mode="drop")
+        for hub, crowd in zip(hubs, crowds, strict=True):
+            sums = sums.at[hub].set(x.at[crowd].get(mode="promise_in_bounds").sum(0, dtype=x.dtype))
+        return sums
+
+    return from_parent, from_children
