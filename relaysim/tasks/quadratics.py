@@ -1,5 +1,7 @@
 """Quadratics: worker i holds f_i(x) = ½ ‖A_i x − b_i‖². The problems of the paper's simulations."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -143,13 +145,19 @@ def random_quadratics(
     ):
         if not isinstance(value, jax.core.Tracer) and not fits(value):
             raise ValueError(f"{name} is {value}, expected {expected}")
-    matrix_key, worker_key, optimum_key = jax.random.split(key, 3)
-    U, _, Vt = jnp.linalg.svd(jax.random.normal(matrix_key, (num_workers, dim, dim)))
+    return quadratics(*_draw(key, num_workers, dim, zeta2, mu, r0), noise)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _draw(key: Key, n: int, dim: int, zeta2: Array, mu: Array, r0: Array) -> tuple[Array, Array]:
+    """A and b, from n matrices, n directions of the workers' optima and one of the joint optimum."""
+    normal = jax.random.normal(key, (n * dim + n + 1, dim))
+    matrices, apart, direction = normal[: n * dim].reshape(n, dim, dim), normal[n * dim : -1], normal[-1]
+    U, _, Vt = jnp.linalg.svd(matrices)
     A = jnp.einsum("nij,j,njk->nik", U, jnp.linspace(mu, 1, dim), Vt)
-    apart = quadratics(A, jnp.einsum("nij,nj->ni", A, jax.random.normal(worker_key, (num_workers, dim))))
-    b = apart.b - jnp.einsum("nij,j->ni", A, apart.x_star)
-    alone = num_workers == 1  # at its own optimum: ζ² = 0
-    b = jnp.zeros_like(b) if alone else b * jnp.sqrt(zeta2 / apart.zeta2)
-    direction = jax.random.normal(optimum_key, (dim,))
+    task = quadratics(A, jnp.einsum("nij,nj->ni", A, apart))
+    b = task.b - jnp.einsum("nij,j->ni", A, task.x_star)
+    alone = n == 1  # at its own optimum: ζ² = 0
+    b = jnp.zeros_like(b) if alone else b * jnp.sqrt(zeta2 / task.zeta2)
     x_star = r0 * direction / jnp.linalg.norm(direction)
-    return quadratics(A, b + jnp.einsum("nij,j->ni", A, x_star), noise)
+    return A, b + jnp.einsum("nij,j->ni", A, x_star)

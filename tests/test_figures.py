@@ -1,0 +1,29 @@
+"""Every figure of the paper, in small."""
+
+from importlib import import_module
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from relaysim import io, plot
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("figure3", ["method", "root", "learning_rate", "step", "vectors", "suboptimality"]),
+        ("figure5", ["method", "topology", "n", "metric", "step", "value"]),
+        ("figure6", ["topology", "n", "closed_form", "impulse", "descent"]),
+        ("figure9", ["network", "method", "n", "step", "error", "expected"]),
+    ],
+)
+def test_figure(name, columns, tmp_path, monkeypatch):
+    plt.switch_backend("agg")
+    figure = import_module(f"relaysim.experiments.{name}")
+    table = figure.run(smoke=True, progress=False)
+    assert list(table.columns) == columns
+    assert np.isfinite(table.select_dtypes("float").to_numpy(float)).all()
+    assert io.save_table(table, tmp_path / "table.csv").stat().st_size > 0
+    assert plot.save(figure.picture(table), tmp_path / "figure.png").stat().st_size > 10_000
+    plt.close("all")
