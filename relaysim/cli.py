@@ -2,16 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
 
-from relaysim import plot
+from relaysim import io, plot
 from relaysim.experiments import demo as demos
 from relaysim.experiments import training
 from relaysim.experiments.training import Settings
 
+_FIGURES = {name: f"relaysim.experiments.figure{name}" for name in ("2", "3", "5", "6", "7", "8", "9", "10")}
 _HELP = {
     "dataset": "The data that the workers share out.",
     "partition": "How: by Dirichlet proportions of labels (in equal shares, or as they fall), evenly, or by "
@@ -61,6 +63,18 @@ def demo(out: Path, seeds: int, search: bool) -> None:
     traces = demos.run(range(seeds))
     click.echo(demos.table(traces).to_string())
     click.echo(f"\n{plot.save(demos.picture(traces), out / 'demo.png')}")
+
+
+@app.command()
+@click.argument("name", type=click.Choice(list(_FIGURES)))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), help="Folder for the results.")
+@click.option("--smoke", is_flag=True, help="Few and small problems, in seconds.")
+def figure(name: str, out: Path, smoke: bool) -> None:
+    """A figure of the RelaySum paper: a tidy table and a picture."""
+    experiment = import_module(_FIGURES[name])
+    table = experiment.run(smoke)
+    click.echo(io.save_table(table, out / f"figure{name}.csv"))
+    click.echo(plot.save(experiment.picture(table), out / f"figure{name}.png"))
 
 
 def _settings_options(command: Callable) -> Callable:

@@ -15,6 +15,10 @@ from relaysim import io, plot
         ("figure3", ["method", "root", "learning_rate", "step", "vectors", "suboptimality"]),
         ("figure5", ["method", "topology", "n", "metric", "step", "value"]),
         ("figure6", ["topology", "n", "closed_form", "impulse", "descent"]),
+        *(
+            (name, ["method", "zeta2", "seed", "steps", "learning_rate", "noise", "step", "suboptimality"])
+            for name in ("figure7", "figure8", "figure10")
+        ),
         ("figure9", ["network", "method", "n", "step", "error", "expected"]),
     ],
 )

@@ -1,0 +1,159 @@
+"""How the cost of a method depends on the heterogeneity ζ²: what figures 7, 8 and 10 have in common.
+
+n = 32 workers hold quadratics of d = 10 variables (μ = 0.5, r0 = 1). Each method's learning rate is tuned,
+for every ζ² and problem apart, to reach a suboptimality of 1e-6: by `tuning.fastest`, or by
+`tuning.plateau` for the methods that heterogeneity keeps from the optimum, which come nearer only by taking
+smaller steps.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from tqdm.auto import tqdm
+
+from relaysim import tuning
+from relaysim.experiments.figure2 import ENTRIES, Entry
+from relaysim.simulate import simulate
+from relaysim.tasks import Quadratics, random_quadratics
+from relaysim.types import Algorithm, Array
+
+TARGET, DIM, MU, R0 = 1e-6, 10, 0.5, 1.0
+
+
+class Contender(NamedTuple):
+    """A method on a topology, by the names of figure 2."""
+
+    name: str
+    topology: str
+
+    @property
+    def entry(self) -> Entry:
+        return ENTRIES[self.name]
+
+    @property
+    def label(self) -> str:
+        return f"{self.entry.label}, {self.topology}"
+
+
+def compare(
+    contenders: Sequence[Contender],
+    zeta2s: Sequence[float],
+    *,
+    noises: Sequence[float] = (0.0,),
+    num_workers: int = 32,
+    seeds: int = 5,
+    num_steps: int = 2000,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Tune the contenders without noise, then run them at their best rates, with and without.
+
+    Args:
+      contenders: what to compare.
+      zeta2s: the heterogeneities ζ².
+      noises: σ of the gradient noise in the runs that are recorded.
+      num_workers: n.
+      seeds: problems for each ζ².
+      num_steps: the length of the recorded runs.
+      progress: show a bar.
+
+    Returns:
+      One row a record of a run, at some 150 steps evenly spaced in the logarithm: method, zeta2, seed, steps
+      (to 1e-6, inf where no learning rate gets there), learning_rate, noise, step, suboptimality.
+    """
+    cells = [(zeta2, seed) for zeta2 in zeta2s for seed in range(seeds)]
+    kept = np.unique(np.geomspace(1, num_steps, 150).astype(int))
+    tables = []
+    with jax.enable_x64(True), tqdm(total=len(contenders), disable=not progress, unit="method") as bar:
+        tasks = tuning.stack(
+            [random_quadratics(jax.random.key(s), num_workers, DIM, zeta2=z, mu=MU, r0=R0) for z, s in cells]
+        )
+        for contender in contenders:
+            bar.set_description(contender.label)
+            entry, mixer = contender.entry, contender.entry.mixer(contender.topology, num_workers)
+
+            def make(task: Quadratics, rate: Array, entry: Entry = entry, mixer=mixer) -> Algorithm:
+                return entry.algorithm(task.grad, mixer, optax.sgd(rate))
+
+            tuned, rates = _tune(make, tasks, entry.biased, [zeta2 for zeta2, _ in cells])
+
+            def trajectory(task: Quadratics, rate: Array, noise: Array, make=make) -> Array:
+                noisy = task.replace(noise=noise)
+                start = noisy.init(jax.random.key(0))
+                run = simulate(
+                    jax.random.key(1), make(noisy, rate), start, num_steps=num_steps, measure=noisy.measure
+                )
+                return run.metrics["suboptimality"]
+
+            over_cells = jax.vmap(trajectory, (0, 0, None))
+            values = jax.vmap(over_cells, (None, None, 0))(tasks, jnp.asarray(rates), jnp.asarray(noises))
+            for noise, runs in zip(noises, np.asarray(values), strict=True):
+                for (zeta2, seed), steps, rate, run in zip(cells, tuned.steps, rates, runs, strict=True):
+                    record = {"method": contender.label, "zeta2": zeta2, "seed": seed, "steps": steps}
+                    record |= {"learning_rate": rate, "noise": noise, "step": kept}
+                    tables.append(pd.DataFrame(record | {"suboptimality": run[kept - 1]}))
+            bar.update()
+    return pd.concat(tables, ignore_index=True)
+
+
+def steps(table: pd.DataFrame) -> pd.DataFrame:
+    """The steps to 1e-6, a row for each method and a column for each ζ²: the median over the problems."""
+    runs = table.drop_duplicates(["method", "zeta2", "seed"])
+    methods = list(dict.fromkeys(table.method))
+    return runs.pivot_table(index="method", columns="zeta2", values="steps", aggfunc="median").loc[methods]
+
+
+def picture(table: pd.DataFrame) -> Figure:
+    """Suboptimality against steps, a panel for each noise and ζ², the problem of seed 0 in each."""
+    noises, zeta2s = sorted(table.noise.unique()), sorted(table.zeta2.unique())
+    contenders = {c.label: c for c in _all_contenders(table)}
+    figure, axes = plt.subplots(
+        len(noises),
+        len(zeta2s),
+        figsize=(4 * len(zeta2s), 1 + 3 * len(noises)),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for row, noise in zip(axes, noises, strict=True):
+        for ax, zeta2 in zip(row, zeta2s, strict=True):
+            panel = table[(table.noise == noise) & (table.zeta2 == zeta2) & (table.seed == 0)]
+            for method, run in panel.groupby("method", sort=False):
+                contender = contenders[str(method)]
+                style = "--" if contender.topology == "tree" else "-"
+                ax.plot(run.step, run.suboptimality, style, color=contender.entry.colour, label=method)
+            ax.axhline(TARGET, color="0.5", linestyle=":", linewidth=1)
+            ax.set(xscale="log", yscale="log", ylim=(1e-8, 3))
+            ax.set_title(f"ζ² = {zeta2:g}" + (f", noise σ = {noise:g}" if noise else ""), fontsize=10)
+    for ax in axes[-1]:
+        ax.set(xlabel="steps")
+    for ax in axes[:, 0]:
+        ax.set(ylabel="suboptimality")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    sns.despine(figure)
+    return figure
+
+
+def _tune(make: tuning.Make, tasks: Quadratics, biased: bool, zeta2s: list[float]) -> tuple:
+    """The searches, and the rate of the run that took the fewest steps: `fastest` gives half of it."""
+    searches = [
+        tuning.plateau_search(TARGET, 100.0) if biased and zeta2 else tuning.fastest_search(TARGET, 10.0)
+        for zeta2 in zeta2s
+    ]
+    tuned = tuning.tune(make, tasks, searches)
+    halved = [1.0 if biased and zeta2 else 2.0 for zeta2 in zeta2s]
+    return tuned, np.nan_to_num(tuned.learning_rate * halved, nan=1e-3)
+
+
+def _all_contenders(table: pd.DataFrame) -> list[Contender]:
+    found = [Contender(name, t) for name in ENTRIES for t in ("ring", "chain", "tree", "star", "exponential")]
+    return [c for c in found if c.label in set(table.method)]

@@ -1,0 +1,370 @@
+"""Learning-rate searches, many problems at once and each at its own pace.
+
+A search is a generator: it yields a `Trial`, a run that it wants to see, and is sent its `Outcome`. The runs of
+all searches go on side by side in one compiled program, which comes back whenever one of them is over; that
+search says what it wants next, and the others go on where they were.
+
+`fastest` and `plateau` run the two searches behind the paper's Figure 2 (Vogels et al. 2021).
+"""
+
+import functools
+import math
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm.auto import tqdm
+
+from relaysim.types import Algorithm, Array, Key
+
+Make = Callable[[Any, Array], Algorithm]
+"""(task, learning rate) -> method. Called inside the compiled program, where both are traced."""
+
+Numbers = float | Sequence[float] | np.ndarray
+Event = Literal["reached", "slow", "too high", "flat", "out of steps"]
+
+
+class Trial(NamedTuple):
+    """A run that a search wants to see, and what should end it, in this order of precedence."""
+
+    rate: float
+    reach: float = -math.inf
+    """End with "reached" at an error below this."""
+    patience: float = math.inf
+    """End with "slow" after more steps than this."""
+    ceiling: float = math.inf
+    """End with "too high" at an error that is higher than the one before and than this. A run whose error is
+    NaN or higher than at first ends so in any case."""
+    tolerance: float = -math.inf
+    """End with "flat" where the last three errors are within this of their mean."""
+
+
+class Outcome(NamedTuple):
+    """How a run ended."""
+
+    event: Event
+    step: int
+    error: float
+    """The last one; of a flat run the mean of the last three."""
+
+
+class Found(NamedTuple):
+    """The best that a search has seen."""
+
+    steps: float = math.inf
+    rate: float = math.nan
+
+
+Search = Generator[Trial, Outcome, Found]
+
+
+class Tuned(NamedTuple):
+    """What the searches found for K problems."""
+
+    steps: np.ndarray
+    """(K,) float, the fewest steps; inf where no run reached the target."""
+    learning_rate: np.ndarray
+    """(K,) the learning rate that goes with them; NaN where there is none."""
+    runs: np.ndarray
+    """(K,) int, the learning rates tried."""
+
+
+def fastest(make: Make, tasks: Any, *, target: Numbers, start: Numbers, **options: Any) -> Tuned:
+    """For methods that converge: the learning rate that takes the error below the target in the fewest steps.
+
+    Begins at twice `start`, halves the rate until a run takes too long, then bisects to 1e-4. A run whose error
+    rises while above the target counts as too fast. As in the paper's published rows, a better rate is halved
+    before it is recorded: it is half of the one that took those steps.
+
+    Args:
+      make: (task, learning rate) -> method, see `tune`.
+      tasks: K problems, see `tune`.
+      target: the error to reach, one for all problems or (K,).
+      start: about the largest learning rate that could work, one for all problems or (K,).
+      options: those of `tune`.
+
+    Raises:
+      ValueError: where `target` or `start` is not positive, and as `tune`.
+    """
+    return tune(make, tasks, _each(fastest_search, tasks, target=target, start=start), **options)
+
+
+def plateau(make: Make, tasks: Any, *, target: Numbers, start: Numbers, **options: Any) -> Tuned:
+    """For methods whose learning rate decides how near they come: the one whose error settles at the target.
+
+    An error has settled where three records in a row are within a hundredth of the target. Bisects between 0
+    and twice `start` to 1e-6, and ends where a run settles between target / 1.1 and the target. Arguments and
+    errors as for `fastest`.
+    """
+    return tune(make, tasks, _each(plateau_search, tasks, target=target, start=start), **options)
+
+
+def fastest_search(target: float, start: float) -> Search:
+    """The search of `fastest`, on one problem."""
+    lower, upper, rate, best = -math.inf, 2 * start, 2 * start, Found()
+    for _ in range(MAX_RUNS):
+        event, step, error = yield Trial(rate, target, 10 * best.steps, ceiling=target, tolerance=target / 10)
+        success = event == "reached" or (event == "flat" and error < target)
+        if success and step < best.steps:
+            rate /= 2
+            best = Found(step, rate)
+        elif success:
+            lower, upper = min(rate, upper), min(4 * rate, upper)
+        elif event in ("slow", "out of steps"):
+            lower = min(rate, upper)
+        else:
+            upper = max(lower, rate)
+            rate /= 2
+        if upper - lower <= 1e-4:
+            break
+        if lower > 0:
+            rate = (lower + upper) / 2
+    return best
+
+
+def plateau_search(target: float, start: float) -> Search:
+    """The search of `plateau`, on one problem."""
+    lower, upper, best = -math.inf, 2 * start, Found()
+    for _ in range(MAX_RUNS):
+        rate = (max(lower, 0) + upper) / 2
+        event, step, error = yield Trial(rate, patience=10 * best.steps, ceiling=target, tolerance=target / 100)
+        settled = event == "flat" and error < target
+        if settled and step < best.steps:
+            best = Found(step, rate)
+        if event == "too high" or (event == "flat" and error > target):
+            upper = rate
+        else:
+            lower = rate
+        if upper - lower <= 1e-6 or (settled and error > target / 1.1):
+            break
+    return best
+
+
+def tune(
+    make: Make,
+    tasks: Any,
+    searches: Search | Sequence[Search],
+    *,
+    max_steps: int = 20_000,
+    metric: str = "suboptimality",
+    lanes: int = 64,
+    key: Key | None = None,
+    progress: bool = False,
+) -> Tuned:
+    """Run a search on each of K problems.
+
+    >>> import relaysim as rs, optax
+    >>> mixer = rs.gossip(rs.topology.ring(8))
+    >>> tasks = stack([rs.tasks.random_quadratics(jax.random.key(k), 8, 10) for k in range(3)])
+    >>> make = lambda task, rate: rs.dpsgd(task.grad, mixer, optax.sgd(rate))
+    >>> fastest(make, tasks, target=1e-4, start=10).steps.max() < 20
+    np.True_
+
+    A run is watched at some thousand steps, spaced evenly in the logarithm.
+
+    Args:
+      make: (task, learning rate) -> method. Large arrays belong in the task: what else `make` refers to is
+        compiled into the program. The program is kept for further calls with the same function.
+      tasks: K problems as one pytree whose leaves have a leading axis K, see `stack`; each with `init(key)` and
+        `measure(params)` as `rs.tasks.Quadratics`.
+      searches: K searches, such as `fastest_search(target, start)`, of the same or of different kinds.
+      max_steps: the longest run.
+      metric: the entry of `task.measure(params)` that is the error.
+      lanes: runs that go on at once; a lane whose search is done takes up the next problem.
+      key: fixes the randomness of every run, the same for all learning rates and problems.
+      progress: show a bar of the searches that are done.
+
+    Raises:
+      ValueError: where the tasks do not fit together or do not measure `metric`, or the searches do not fit them.
+    """
+    key, searches = jax.random.key(0) if key is None else key, list(searches)
+    _check(make, tasks, searches, max_steps, metric, lanes, key)
+    tasks = jax.tree.map(jnp.asarray, tasks)
+    count, lanes = len(searches), min(lanes, len(searches))
+    found, runs = [Found()] * count, np.zeros(count, int)
+    places, upcoming = np.arange(lanes), iter(range(lanes, count))  # which problem is in a lane
+    trials, running = [next(searches[j]) for j in places], np.ones(lanes, bool)
+    watches = _Watch(*(np.full(lanes, value) for value in _START))
+    states = _blank(make, key, tasks, lanes)
+    advance = functools.partial(_advance, make, metric, max_steps, key, tasks)
+    with tqdm(total=count, disable=not progress, unit="search") as bar:
+        while running.any():
+            watches, states = advance(places, Trial(*np.array(trials).T), running, watches, states)
+            watches = jax.device_get(watches)
+            over = running & (watches.event > 0)
+            for i in np.flatnonzero(over):
+                j, event = places[i], _EVENTS[watches.event[i]]
+                error = (_mean(watches) if event == "flat" else watches.error)[i]
+                runs[j] += 1
+                answer = _send(searches[j], Outcome(event, int(watches.step[i]), float(error)))
+                if isinstance(answer, Found):
+                    found[j] = answer
+                    bar.update()
+                    places[i] = next(upcoming, j)
+                    running[i] = places[i] != j
+                    answer = next(searches[places[i]]) if running[i] else trials[i]
+                trials[i] = answer
+            watches = _Watch(*(np.where(over, new, old) for new, old in zip(_START, watches, strict=True)))
+    return Tuned(np.array([f.steps for f in found]), np.array([f.rate for f in found]), runs)
+
+
+def stack(tasks: Sequence[Any]) -> Any:
+    """[K problems of one shape] -> one pytree whose leaves have a leading axis K."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks)
+
+
+def points(max_steps: int) -> np.ndarray:
+    """The steps at which a run is watched: up to 1,000, evenly spaced in the logarithm, all of the first ones."""
+    return np.unique(np.round(np.logspace(0, math.log2(max_steps), 1000, base=2)).astype(int))
+
+
+MAX_RUNS = 30
+_EVENTS: tuple[str, ...] = ("", *get_args(Event))
+_CHUNK = 10_000  # steps without a look at what happens
+
+
+class _Watch(NamedTuple):
+    """What is known of a run."""
+
+    step: Array
+    first: Array
+    """The first recorded error."""
+    before: Array
+    """The last three recorded errors are `before`, `previous` and `error`, NaN those that do not exist."""
+    previous: Array
+    error: Array
+    event: Array
+    """Where the run is over how it ended, the place in _EVENTS; else 0."""
+
+
+_START = _Watch(0, math.nan, math.nan, math.nan, math.nan, 0)
+
+
+def _mean(w: _Watch) -> Array:
+    return (w.before + w.previous + w.error) / 3
+
+
+def _event(trial: Trial, w: _Watch, max_steps: int) -> Array:
+    """What happens at a point, the first that does; 0 for nothing."""
+    diverged = jnp.isnan(w.error) | (w.error > w.first)
+    going_up = (w.error > w.previous) & (w.error > trial.ceiling)
+    near = [jnp.abs(error - _mean(w)) < trial.tolerance for error in (w.before, w.previous, w.error)]
+    happened = {
+        "reached": w.error < trial.reach,
+        "slow": w.step > trial.patience,
+        "too high": diverged | going_up,
+        "flat": near[0] & near[1] & near[2],
+        "out of steps": w.step == max_steps,
+    }
+    event = jnp.zeros_like(w.event)
+    for name in reversed(happened):
+        event = jnp.where(happened[name], _EVENTS.index(name), event)
+    return event
+
+
+def _send(search: Search, outcome: Outcome) -> Trial | Found:
+    try:
+        return search.send(outcome)
+    except StopIteration as end:
+        return end.value
+
+
+def _begin(make: Make, key: Key, task: Any, rate: Array) -> Any:
+    return make(task, rate).init(key, task.init(key))
+
+
+def _blank(make: Make, key: Key, tasks: Any, lanes: int) -> Any:
+    """The methods' states in all lanes, without their contents."""
+
+    def blank(leaf: jax.ShapeDtypeStruct) -> Any:
+        shape, is_key = (lanes, *leaf.shape), jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return jnp.broadcast_to(key, shape) if is_key else np.zeros(shape, leaf.dtype)
+
+    task = jax.tree.map(lambda leaf: leaf[0], tasks)
+    return jax.tree.map(blank, jax.eval_shape(functools.partial(_begin, make, key), task, jnp.ones(())))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=9)
+def _advance(
+    make: Make,
+    metric: str,
+    max_steps: int,
+    key: Key,
+    tasks: Any,
+    places: Array,
+    trials: Trial,
+    running: Array,
+    watches: _Watch,
+    states: Any,
+) -> tuple[_Watch, Any]:
+    """Begin the runs at step 0, then take steps until one of those running is over. `places` are the lanes' tasks."""
+    is_point = np.zeros(max_steps + 1, bool)
+    is_point[points(max_steps)] = True
+    tasks = jax.tree.map(lambda leaf: leaf[places], tasks)
+
+    def begin(task: Any, trial: Trial, watch: _Watch, state: Any) -> Any:
+        return jax.tree.map(functools.partial(jnp.where, watch.step == 0), _begin(make, key, task, trial.rate), state)
+
+    def step(task: Any, trial: Trial, runs: Array, w: _Watch, state: Any) -> tuple[_Watch, Any]:
+        algorithm = make(task, trial.rate)
+        state, _ = algorithm.step(jax.random.fold_in(key, w.step), state)
+        error = task.measure(algorithm.params(state))[metric].astype(w.error.dtype)
+        now = w.step + 1
+        seen = jnp.asarray(is_point)[now] & runs
+        errors = jnp.where(now == 1, error, w.first), w.previous, w.error, error
+        first, before, previous, error = (
+            jnp.where(seen, new, old) for new, old in zip(errors, w[1:5], strict=True)
+        )
+        w = _Watch(now, first, before, previous, error, w.event)
+        return w._replace(event=jnp.where(seen, _event(trial, w, max_steps), 0)), state
+
+    def go_on(carry: tuple[Array, _Watch, Any]) -> Array:
+        count, watches, _ = carry
+        return (watches.event == 0).all() & (count < _CHUNK)
+
+    def all_step(carry: tuple[Array, _Watch, Any]) -> tuple[Array, _Watch, Any]:
+        count, *run = carry
+        return count + 1, *jax.vmap(step)(tasks, trials, running, *run)
+
+    states = jax.vmap(begin)(tasks, trials, watches, states)
+    return jax.lax.while_loop(go_on, all_step, (jnp.zeros((), jnp.int32), watches, states))[1:]
+
+
+def _each(search: Callable[..., Search], tasks: Any, **numbers: Numbers) -> list[Search]:
+    """A search for each problem."""
+    leaves = jax.tree.leaves(tasks)
+    count = len(leaves[0]) if leaves and np.ndim(leaves[0]) else 0
+    for name, value in numbers.items():
+        if np.shape(value) not in ((), (count,)):
+            raise ValueError(f"{name} has shape {np.shape(value)}, expected a number or one for each of {count} tasks")
+        if not (np.isfinite(value) & np.greater(value, 0)).all():
+            raise ValueError(f"{name} is {value}, expected a finite number > 0")
+    columns = [np.broadcast_to(value, count).tolist() for value in numbers.values()]
+    return [search(*values) for values in zip(*columns, strict=True)]
+
+
+def _check(
+    make: Make, tasks: Any, searches: list[Search], max_steps: int, metric: str, lanes: int, key: Key
+) -> None:
+    leading = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(tasks)}
+    if leading != {(len(searches),)} or not searches:
+        raise ValueError(
+            f"tasks has leaves with leading axes {sorted(leading)} for {len(searches)} searches, expected "
+            "one search for each task: use rs.tuning.stack"
+        )
+    for name, value in (("max_steps", max_steps), ("lanes", lanes)):
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name} is {value!r}, expected an integer of at least 1")
+
+    def measured(task: Any) -> dict[str, Any]:
+        algorithm = make(task, jnp.ones(()))
+        if not isinstance(algorithm, Algorithm):
+            raise ValueError(f"make returned {algorithm!r}, expected a method such as rs.dpsgd(...)")
+        return task.measure(algorithm.params(algorithm.init(key, task.init(key))))
+
+    metrics = jax.eval_shape(measured, jax.tree.map(lambda leaf: leaf[0], tasks))
+    if metric not in metrics or metrics[metric].shape != ():
+        scalars = [name for name, value in metrics.items() if value.shape == ()]
+        raise ValueError(f"metric is {metric!r}, expected one of {', '.join(map(repr, scalars))}")
