@@ -1,6 +1,6 @@
 """relaysim: decentralized learning of many workers, simulated in one jitted program."""
 
-from relaysim import io, metrics, models, plot, tasks, topology
+from relaysim import io, metrics, models, plot, tasks, topology, tuning
 from relaysim.algorithms import (
     allreduce,
     d2,
@@ -15,6 +15,7 @@ from relaysim.algorithms.base import State, method
 from relaysim.local import local_update, per_worker
 from relaysim.mixing import all_reduce, deal, gossip, one_peer_exponential, push, relay_sum
 from relaysim.simulate import Divergence, Trace, simulate
+from relaysim.sweep import best, sweep
 from relaysim.topology import Topology
 from relaysim.types import Algorithm, Info, Mixer
 
@@ -30,6 +31,7 @@ __all__ = [
     "Trace",
     "all_reduce",
     "allreduce",
+    "best",
     "d2",
     "deal",
     "dpsgd",
@@ -50,6 +52,8 @@ __all__ = [
     "relaysgd",
     "relaysgd_grad",
     "simulate",
+    "sweep",
     "tasks",
     "topology",
+    "tuning",
 ]

@@ -1,6 +1,7 @@
 """Quadratics: worker i holds f_i(x) = ½ ‖A_i x − b_i‖². The problems of the paper's simulations."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -145,11 +146,12 @@ def random_quadratics(
     ):
         if not isinstance(value, jax.core.Tracer) and not fits(value):
             raise ValueError(f"{name} is {value}, expected {expected}")
-    return quadratics(*_draw(key, num_workers, dim, zeta2, mu, r0), noise)
+    A, b = _draw(key, num_workers, dim, zeta2, mu, r0)
+    return quadratics(A, b, noise)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _draw(key: Key, n: int, dim: int, zeta2: Array, mu: Array, r0: Array) -> tuple[Array, Array]:
+def _draw(key: Key, n: int, dim: int, zeta2: Any, mu: Any, r0: Any) -> tuple[Array, Array]:
     """A and b, from n matrices, n directions of the workers' optima and one of the joint optimum."""
     normal = jax.random.normal(key, (n * dim + n + 1, dim))
     matrices, apart, direction = normal[: n * dim].reshape(n, dim, dim), normal[n * dim : -1], normal[-1]

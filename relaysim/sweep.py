@@ -1,0 +1,139 @@
+"""Many runs as one compiled program: every combination of learning rates, seeds and problems."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from relaysim import io
+from relaysim.simulate import Trace
+
+
+def sweep(
+    run: Callable[..., Trace | dict[str, Any]], *, together: int = 64, progress: bool = False, **axes: Any
+) -> pd.DataFrame:
+    """Run every combination of the axes, side by side under vmap.
+
+    Runs differ in what the axes say and in nothing else: with an axis of keys, all learning rates meet the
+    same keys, which makes comparisons paired.
+
+    >>> import optax, relaysim as rs
+    >>> task, tree = rs.tasks.random_quadratics(jax.random.key(0), 8, 5, zeta2=1.0), rs.topology.chain(8)
+    >>> def run(learning_rate, key):
+    ...     method = rs.relaysgd(task.grad, rs.relay_sum(tree), optax.sgd(learning_rate))
+    ...     return rs.simulate(key, method, task.init(key), num_steps=100, every=50, measure=task.measure)
+    >>> table = sweep(run, learning_rate=[0.1, 0.2, 0.4], key=jax.random.split(jax.random.key(1), 2))
+    >>> best(table, "suboptimality", over="learning_rate").learning_rate.item()
+    0.4
+
+    Args:
+      run: takes the axes by name and returns a trace, or a dict of scalars. Called inside the compiled
+        program, where all that the axes hold is traced.
+      together: how many runs go side by side, which bounds the memory.
+      progress: show a bar.
+      axes: a sequence of numbers, an array or a stacked pytree (such as tasks, from `tuning.stack`), each
+        with its choices along the leading axis.
+
+    Returns:
+      A tidy table. For traces a row for each record and metric: the axes, step, metric, worker, value; for
+      dicts a row for each run: the axes and the dict's entries. An axis of numbers stands with its values,
+      others (keys, tasks) with the number of the choice.
+
+    Raises:
+      ValueError: where there is no axis, or one has no choices, or `together` is not positive.
+    """
+    if not isinstance(together, int | np.integer) or together < 1:
+        raise ValueError(f"together is {together!r}, expected an integer of at least 1")
+    if not axes:
+        raise ValueError("axes are missing, expected one or more such as learning_rate=[0.1, 0.2]")
+    values = {name: jax.tree.map(jnp.asarray, _stacked(axis)) for name, axis in axes.items()}
+    sizes = {name: _size(name, axis) for name, axis in values.items()}
+    places = np.array(list(itertools.product(*map(range, sizes.values()))))
+
+    @jax.jit
+    def run_all(values: dict[str, Any], places: Any) -> Any:
+        def one(place: Any) -> Any:
+            chosen = zip(sizes, place, strict=True)
+            return run(**{name: jax.tree.map(lambda v, i=i: v[i], values[name]) for name, i in chosen})
+
+        return jax.vmap(one)(places)
+
+    names = {name: _names(axis, sizes[name]) for name, axis in values.items()}
+    together = min(together, len(places))
+    tables = []
+    with tqdm(total=len(places), disable=not progress, unit="run") as bar:
+        for first in range(0, len(places), together):
+            here = places[first : first + together]
+            padded = np.concatenate([here, np.repeat(here[-1:], together - len(here), axis=0)])
+            results = jax.device_get(run_all(values, padded))
+            for i, place in enumerate(here):
+                result = jax.tree.map(lambda v, i=i: v[i], results)
+                labels = {name: names[name][k] for name, k in zip(sizes, place, strict=True)}
+                table = io.tidy(result) if isinstance(result, Trace) else pd.DataFrame([result])
+                tables.append(pd.DataFrame(labels, index=table.index).join(table))
+            bar.update(len(here))
+    return pd.concat(tables, ignore_index=True)
+
+
+def best(
+    table: pd.DataFrame,
+    metric: str,
+    *,
+    over: str | Sequence[str],
+    within: str | Sequence[str] = (),
+    highest: bool = False,
+) -> pd.DataFrame:
+    """The best choice in a sweep of traces, by the mean of a metric at the last record.
+
+    Args:
+      table: from `sweep`.
+      metric: the name of a metric.
+      over: the axes to choose from. The metric is averaged over all other axes and the workers; a choice with
+        a number that is not finite cannot be the best.
+      within: axes to choose apart for, such as "task".
+      highest: whether more is better.
+
+    Returns:
+      A row for each combination of `within`: the best choice of `over`, and its mean as the column `metric`.
+
+    Raises:
+      ValueError: where the table does not hold the metric or an axis.
+    """
+    over, within = ([names] if isinstance(names, str) else list(names) for names in (over, within))
+    for name in [*over, *within]:
+        if name not in table:
+            raise ValueError(f"{name!r} is not in the table, expected one of {', '.join(table.columns)}")
+    if metric not in set(table["metric"]):
+        raise ValueError(f"metric is {metric!r}, expected one of {', '.join(sorted(set(table['metric'])))}")
+    last = table[(table["metric"] == metric) & (table["step"] == table["step"].max())]
+    means = (
+        last.groupby([*within, *over])["value"].agg(lambda v: v.mean(skipna=False)).reset_index(name=metric)
+    )
+    means = means.replace({metric: [np.inf, -np.inf, np.nan]}, -np.inf if highest else np.inf)
+    ranked = means.sort_values(metric, ascending=not highest, kind="stable")
+    return (ranked.groupby(within, sort=True).head(1) if within else ranked.head(1)).reset_index(drop=True)
+
+
+def _stacked(axis: Any) -> Any:
+    return np.asarray(axis) if isinstance(axis, list | tuple | range) else axis
+
+
+def _size(name: str, axis: Any) -> int:
+    sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(axis)}
+    if len(sizes) != 1 or sizes in ({()}, {(0,)}):
+        raise ValueError(
+            f"{name} has leading axes {sorted(sizes)}, expected one or more choices along one axis"
+        )
+    return sizes.pop()[0]
+
+
+def _names(axis: Any, size: int) -> list:
+    numbers = (
+        isinstance(axis, jax.Array) and axis.ndim == 1 and not jnp.issubdtype(axis.dtype, jax.dtypes.prng_key)
+    )
+    return [round(v, 7) for v in axis.tolist()] if numbers else list(range(size))
