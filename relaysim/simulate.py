@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from relaysim.metrics import all_finite
 from relaysim.types import Algorithm, Array, Key, Stacked

@@ -16,7 +16,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from sklearn.model_selection import train_test_split
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from relaysim import io, plot
 from relaysim.algorithms import allreduce, d2, dpsgd, push_sum, quasi_global_momentum, relaysgd

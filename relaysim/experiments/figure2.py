@@ -24,7 +24,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from relaysim import io, plot, topology, tuning
 from relaysim.algorithms import allreduce, d2, dpsgd, gradient_tracking, push_sum, relaysgd, relaysgd_grad

@@ -17,7 +17,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from relaysim import tuning
 from relaysim.experiments.figure2 import ENTRIES, Entry
