@@ -1,9 +1,10 @@
-"""Sums along the edges of a tree, laid out as the tree allows: shifts, reshapes and column sums where workers
-are numbered regularly, a gather and a scatter elsewhere."""
+"""Sums along the edges of a graph, laid out as it allows: shifts, reshapes and column sums where workers are
+numbered regularly, gathers where they have few neighbours, a sum over sorted segments elsewhere."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,6 +14,50 @@ from relaysim.types import Array
 HUB = (
     256  # from so many children on, they are summed by themselves: faster, and a long serial sum loses digits
 )
+
+
+FEW = 4  # neighbours, up to which a gather for each, fused with what follows, is faster than a segment sum
+
+
+def edge_sum(
+    senders: np.ndarray, receivers: np.ndarray, num_workers: int
+) -> Callable[[Array | None, Array], Array]:
+    """A function (weights (m,) or None for ones, x (n, ...)) -> (n, ...), Σ weight · x[sender] at each receiver.
+
+    Args:
+      senders: (m,) int.
+      receivers: (m,) int, ascending.
+      num_workers: n.
+    """
+    n, m = num_workers, len(senders)
+    counts = np.bincount(receivers, minlength=n)
+    most = int(counts.max(initial=0))
+
+    def by_segment(weights: Array | None, x: Array) -> Array:
+        messages = x.at[senders].get(mode="promise_in_bounds")
+        if weights is not None:
+            messages = rows(weights, x).astype(x.dtype) * messages
+        return jax.ops.segment_sum(messages, receivers, n, indices_are_sorted=True, mode="promise_in_bounds")
+
+    if most > FEW:
+        return by_segment
+    slot = np.arange(m) - (np.cumsum(counts) - counts)[receivers]
+    edges = np.full((most, n), m)  # the k-th edge to each worker; m where there is none
+    edges[slot, receivers] = np.arange(m)
+    peers = np.append(senders, 0)[edges]
+
+    def by_slot(weights: Array | None, x: Array) -> Array:
+        weights = jnp.ones(m) if weights is None else weights
+        filled = jnp.append(weights, 0).astype(x.dtype)[edges]
+        terms = [rows(filled[k], x) * x.at[peers[k]].get(mode="promise_in_bounds") for k in range(most)]
+        return sum(terms, jnp.zeros_like(x))
+
+    return by_slot
+
+
+def rows(values: Any, like: Array) -> Array:
+    """(n,) -> (n, 1, ..., 1), to go with an array whose rows are the workers."""
+    return jnp.reshape(values, (-1,) + (1,) * (like.ndim - 1))
 
 
 class Links(NamedTuple):
@@ -89,6 +134,11 @@ def _any(parent: np.ndarray) -> Pair:
 
     def from_parent(x: Array) -> Array:
         return x.at[parent].get(mode="promise_in_bounds")
+
+    if children[1:].max() <= FEW and children[0] - 1 <= FEW:
+        grown = 1 + np.argsort(parent[1:], kind="stable")
+        sums_of = edge_sum(grown, parent[grown], n)
+        return from_parent, lambda x: sums_of(None, x)
 
     def from_children(x: Array) -> Array:
         sums = jnp.zeros_like(x).at[to].add(x, mode="drop")

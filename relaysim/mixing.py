@@ -14,7 +14,7 @@ import scipy.sparse
 from optax import tree
 
 from relaysim import topology as topologies
-from relaysim.links import links
+from relaysim.links import edge_sum, links, rows
 from relaysim.topology import Topology
 from relaysim.types import Array, Key, Mixer, Stacked
 
@@ -66,7 +66,7 @@ def relay_sum(
     lossy = _check_drop(drop)
 
     def over_edges(m: Array) -> Array:
-        return jnp.where(_rows(is_root, m), 0, m)  # a message for each worker but the root
+        return jnp.where(rows(is_root, m), 0, m)  # a message for each worker but the root
 
     def relayed(x: Stacked) -> Stacked:
         return x if fill == "initial" else (x, jnp.ones(n, jnp.int32))  # the count travels as x does
@@ -92,8 +92,8 @@ def relay_sum(
             return jax.tree.map(lambda h: h / n, heard)
         (own, _), (total, count) = own, heard
         if fill == "local":
-            return jax.tree.map(lambda x, h: (h + _rows(n - count, x) * x) / n, own, total)
-        return jax.tree.map(lambda h: h / _rows(count, h), total)
+            return jax.tree.map(lambda x, h: (h + rows(n - count, x) * x) / n, own, total)
+        return jax.tree.map(lambda h: h / rows(count, h), total)
 
     return Mixer(n, init, mix, sent=lambda: degrees)
 
@@ -267,9 +267,7 @@ def _linear(matrix: Any, drop: float | Array, *, renormalise: bool) -> Mixer:
     sent = np.bincount(senders, minlength=n).astype(float)
     lossy = _check_drop(drop)
 
-    def heard(weights: Array, x: Array) -> Array:
-        messages = _rows(weights, x).astype(x.dtype) * x.at[senders].get(mode="promise_in_bounds")
-        return jax.ops.segment_sum(messages, receivers, n, indices_are_sorted=True, mode="promise_in_bounds")
+    heard = edge_sum(senders, receivers, n)
 
     def mix(key: Key, s: tuple, x: Stacked) -> tuple[tuple, Stacked]:
         w, scale = jnp.asarray(weights), jnp.ones(n)
@@ -280,9 +278,9 @@ def _linear(matrix: Any, drop: float | Array, *, renormalise: bool) -> Mixer:
                 scale = 1 / jnp.where(arrived > 0, arrived, 1)
 
         def of_leaf(v: Array) -> Array:
-            mixed = _rows(own, v).astype(v.dtype) * v + heard(w, v)
+            mixed = rows(own, v).astype(v.dtype) * v + heard(w, v)
             if lossy and renormalise:
-                mixed = jnp.where(_rows(arrived > 0, v), mixed * _rows(scale, v).astype(v.dtype), v)
+                mixed = jnp.where(rows(arrived > 0, v), mixed * rows(scale, v).astype(v.dtype), v)
             return mixed
 
         return s, jax.tree.map(of_leaf, x)
@@ -290,16 +288,11 @@ def _linear(matrix: Any, drop: float | Array, *, renormalise: bool) -> Mixer:
     return Mixer(n, init=lambda x: (), mix=mix, sent=lambda: sent)
 
 
-def _rows(values: Any, like: Array) -> Array:
-    """(n,) -> (n, 1, ..., 1), to go with an array whose rows are the workers."""
-    return jnp.reshape(values, (-1,) + (1,) * (like.ndim - 1))
-
-
 def _lose(key: Key, drop: float | Array, messages: Stacked) -> Stacked:
     """Set each message, a row in all leaves alike, to zero with probability `drop`."""
     (count,) = {m.shape[0] for m in jax.tree.leaves(messages)}
     lost = jax.random.bernoulli(key, drop, (count,))
-    return jax.tree.map(lambda m: jnp.where(_rows(lost, m), 0, m), messages)
+    return jax.tree.map(lambda m: jnp.where(rows(lost, m), 0, m), messages)
 
 
 def _check_drop(drop: float | Array) -> bool:
