@@ -20,6 +20,7 @@ slow: .venv/.tests                    ## the slow tests
 
 bench: .venv/.tests                   ## speed, as ratios measured side by side
 	$(BIN)/python -m benchmarks.twins
+	$(BIN)/python -m benchmarks.tuning
 
 clean:
 	rm -rf .venv build *.egg-info

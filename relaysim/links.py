@@ -22,7 +22,7 @@ FEW = 4  # neighbours, up to which a gather for each, fused with what follows, i
 def edge_sum(
     senders: np.ndarray, receivers: np.ndarray, num_workers: int
 ) -> Callable[[Array | None, Array], Array]:
-    """A function (weights (m,) or None for ones, x (n, ...)) -> (n, ...), Σ weight · x[sender] at each receiver.
+    """A function (weights (m,) or None for ones, x (n, ...)) -> (n, ...): at i Σ weight · x[sender].
 
     Args:
       senders: (m,) int.

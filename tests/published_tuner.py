@@ -159,10 +159,12 @@ def models(algorithm, topology, A, b, rate):
 def tune(row, A, b, x_star):
     """The published tuner on a row of figure2_tuned.csv: (steps, rate, runs)."""
 
+    def mean_error(x):
+        return np.mean(np.sum((A @ x - b) ** 2, 1))
+
     def run(rate):
         for x in models(row.algorithm, row.topology, A, b, rate):
-            f = lambda x: np.mean(np.sum((A @ x - b) ** 2, 1))
-            yield f(x.mean(0)) - f(x_star)
+            yield mean_error(x.mean(0)) - mean_error(x_star)
 
     by_plateau = row.algorithm in ("Gossip", "RelaySum/Grad") and row.zeta2 > 0
     start = 100 if row.algorithm in ("Gossip", "RelaySum/Grad") else 10
