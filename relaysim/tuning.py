@@ -1,8 +1,8 @@
 """Learning-rate searches, many problems at once and each at its own pace.
 
-A search is a generator: it yields a `Trial`, a run that it wants to see, and is sent its `Outcome`. The runs of
-all searches go on side by side in one compiled program, which comes back whenever one of them is over; that
-search says what it wants next, and the others go on where they were.
+A search is a generator: it yields a `Trial`, a run that it wants to see, and is sent its `Outcome`. The runs
+of all searches go on side by side in one compiled program, which comes back whenever one of them is over;
+that search says what it wants next, and the others go on where they were.
 
 `fastest` and `plateau` run the two searches behind the paper's Figure 2 (Vogels et al. 2021).
 """
@@ -29,7 +29,7 @@ Event = Literal["reached", "slow", "too high", "flat", "out of steps"]
 class Trial(NamedTuple):
     """A run that a search wants to see, and what should end it, in this order of precedence."""
 
-    rate: float
+    rate: Any
     reach: float = -math.inf
     """End with "reached" at an error below this."""
     patience: float = math.inf
@@ -74,9 +74,9 @@ class Tuned(NamedTuple):
 def fastest(make: Make, tasks: Any, *, target: Numbers, start: Numbers, **options: Any) -> Tuned:
     """For methods that converge: the learning rate that takes the error below the target in the fewest steps.
 
-    Begins at twice `start`, halves the rate until a run takes too long, then bisects to 1e-4. A run whose error
-    rises while above the target counts as too fast. As in the paper's published rows, a better rate is halved
-    before it is recorded: it is half of the one that took those steps.
+    Begins at twice `start`, halves the rate until a run takes too long, then bisects to 1e-4. A run whose
+    error rises while above the target counts as too fast. As in the paper's published rows, a better rate
+    is halved before it is recorded: it is half of the one that took those steps.
 
     Args:
       make: (task, learning rate) -> method, see `tune`.
@@ -129,7 +129,8 @@ def plateau_search(target: float, start: float) -> Search:
     lower, upper, best = -math.inf, 2 * start, Found()
     for _ in range(MAX_RUNS):
         rate = (max(lower, 0) + upper) / 2
-        event, step, error = yield Trial(rate, patience=10 * best.steps, ceiling=target, tolerance=target / 100)
+        patience = 10 * best.steps
+        event, step, error = yield Trial(rate, patience=patience, ceiling=target, tolerance=target / 100)
         settled = event == "flat" and error < target
         if settled and step < best.steps:
             best = Found(step, rate)
@@ -145,7 +146,7 @@ def plateau_search(target: float, start: float) -> Search:
 def tune(
     make: Make,
     tasks: Any,
-    searches: Search | Sequence[Search],
+    searches: Sequence[Search],
     *,
     max_steps: int = 20_000,
     metric: str = "suboptimality",
@@ -167,8 +168,8 @@ def tune(
     Args:
       make: (task, learning rate) -> method. Large arrays belong in the task: what else `make` refers to is
         compiled into the program. The program is kept for further calls with the same function.
-      tasks: K problems as one pytree whose leaves have a leading axis K, see `stack`; each with `init(key)` and
-        `measure(params)` as `rs.tasks.Quadratics`.
+      tasks: K problems as one pytree whose leaves have a leading axis K, see `stack`; each with `init(key)`
+        and `measure(params)` as `rs.tasks.Quadratics`.
       searches: K searches, such as `fastest_search(target, start)`, of the same or of different kinds.
       max_steps: the longest run.
       metric: the entry of `task.measure(params)` that is the error.
@@ -177,7 +178,8 @@ def tune(
       progress: show a bar of the searches that are done.
 
     Raises:
-      ValueError: where the tasks do not fit together or do not measure `metric`, or the searches do not fit them.
+      ValueError: where the tasks do not fit together or do not measure `metric`, or the searches do not fit
+        them.
     """
     key, searches = jax.random.key(0) if key is None else key, list(searches)
     _check(make, tasks, searches, max_steps, metric, lanes, key)
@@ -216,7 +218,7 @@ def stack(tasks: Sequence[Any]) -> Any:
 
 
 def points(max_steps: int) -> np.ndarray:
-    """The steps at which a run is watched: up to 1,000, evenly spaced in the logarithm, all of the first ones."""
+    """The steps at which a run is watched: up to 1,000, evenly spaced in the logarithm."""
     return np.unique(np.round(np.logspace(0, math.log2(max_steps), 1000, base=2)).astype(int))
 
 
@@ -226,16 +228,16 @@ _CHUNK = 10_000  # steps without a look at what happens
 
 
 class _Watch(NamedTuple):
-    """What is known of a run."""
+    """What is known of each run; numbers, or arrays (lanes,)."""
 
-    step: Array
-    first: Array
+    step: Any
+    first: Any
     """The first recorded error."""
-    before: Array
+    before: Any
     """The last three recorded errors are `before`, `previous` and `error`, NaN those that do not exist."""
-    previous: Array
-    error: Array
-    event: Array
+    previous: Any
+    error: Any
+    event: Any
     """Where the run is over how it ended, the place in _EVENTS; else 0."""
 
 
@@ -299,37 +301,41 @@ def _advance(
     watches: _Watch,
     states: Any,
 ) -> tuple[_Watch, Any]:
-    """Begin the runs at step 0, then take steps until one of those running is over. `places` are the lanes' tasks."""
-    is_point = np.zeros(max_steps + 1, bool)
-    is_point[points(max_steps)] = True
+    """Begin the runs at step 0, then take steps until one of them is over; places[i] is the task in lane i."""
     tasks = jax.tree.map(lambda leaf: leaf[places], tasks)
+    watched = points(max_steps)
+    next_point = watched[np.searchsorted(watched, np.arange(max_steps), side="right")]
 
-    def begin(task: Any, trial: Trial, watch: _Watch, state: Any) -> Any:
-        return jax.tree.map(functools.partial(jnp.where, watch.step == 0), _begin(make, key, task, trial.rate), state)
+    def begin(task: Any, rate: Array, watch: _Watch, state: Any) -> Any:
+        fresh = _begin(make, key, task, rate)
+        return jax.tree.map(functools.partial(jnp.where, watch.step == 0), fresh, state)
 
-    def step(task: Any, trial: Trial, runs: Array, w: _Watch, state: Any) -> tuple[_Watch, Any]:
-        algorithm = make(task, trial.rate)
-        state, _ = algorithm.step(jax.random.fold_in(key, w.step), state)
-        error = task.measure(algorithm.params(state))[metric].astype(w.error.dtype)
-        now = w.step + 1
-        seen = jnp.asarray(is_point)[now] & runs
-        errors = jnp.where(now == 1, error, w.first), w.previous, w.error, error
-        first, before, previous, error = (
-            jnp.where(seen, new, old) for new, old in zip(errors, w[1:5], strict=True)
-        )
-        w = _Watch(now, first, before, previous, error, w.event)
-        return w._replace(event=jnp.where(seen, _event(trial, w, max_steps), 0)), state
+    def step(task: Any, rate: Array, now: Array, state: Any) -> Any:
+        return make(task, rate).step(jax.random.fold_in(key, now), state)[0]
+
+    def look(task: Any, trial: Trial, at_point: Array, w: _Watch, state: Any) -> _Watch:
+        error = task.measure(make(task, trial.rate).params(state))[metric].astype(w.error.dtype)
+        first = jnp.where(w.step == 1, error, w.first)
+        seen = w._replace(first=first, before=w.previous, previous=w.error, error=error)
+        seen = seen._replace(event=_event(trial, seen, max_steps))
+        return jax.tree.map(functools.partial(jnp.where, at_point), seen, w)
 
     def go_on(carry: tuple[Array, _Watch, Any]) -> Array:
         count, watches, _ = carry
         return (watches.event == 0).all() & (count < _CHUNK)
 
-    def all_step(carry: tuple[Array, _Watch, Any]) -> tuple[Array, _Watch, Any]:
-        count, *run = carry
-        return count + 1, *jax.vmap(step)(tasks, trials, running, *run)
+    def to_next_point(carry: tuple[Array, _Watch, Any]) -> tuple[Array, _Watch, Any]:
+        count, w, states = carry
+        points = jnp.asarray(next_point)[w.step]
+        gap = jnp.where(running, points - w.step, max_steps).min()
+        states = jax.lax.fori_loop(
+            0, gap, lambda t, states: jax.vmap(step)(tasks, trials.rate, w.step + t, states), states
+        )
+        w = w._replace(step=w.step + gap)
+        return count + gap, jax.vmap(look)(tasks, trials, running & (w.step == points), w, states), states
 
-    states = jax.vmap(begin)(tasks, trials, watches, states)
-    return jax.lax.while_loop(go_on, all_step, (jnp.zeros((), jnp.int32), watches, states))[1:]
+    states = jax.vmap(begin)(tasks, trials.rate, watches, states)
+    return jax.lax.while_loop(go_on, to_next_point, (jnp.zeros_like(watches.step[0]), watches, states))[1:]
 
 
 def _each(search: Callable[..., Search], tasks: Any, **numbers: Numbers) -> list[Search]:
@@ -338,7 +344,8 @@ def _each(search: Callable[..., Search], tasks: Any, **numbers: Numbers) -> list
     count = len(leaves[0]) if leaves and np.ndim(leaves[0]) else 0
     for name, value in numbers.items():
         if np.shape(value) not in ((), (count,)):
-            raise ValueError(f"{name} has shape {np.shape(value)}, expected a number or one for each of {count} tasks")
+            expected = f"a number or one for each of {count} tasks"
+            raise ValueError(f"{name} has shape {np.shape(value)}, expected {expected}")
         if not (np.isfinite(value) & np.greater(value, 0)).all():
             raise ValueError(f"{name} is {value}, expected a finite number > 0")
     columns = [np.broadcast_to(value, count).tolist() for value in numbers.values()]

@@ -22,7 +22,8 @@ def test_train_writes_settings_records_and_picture(tmp_path):
     records = pd.read_csv(tmp_path / "records.csv")
     assert list(records.columns) == ["seed", "step", "metric", "worker", "value"]
     accuracy = records[records.metric == "accuracy"]
-    assert len(accuracy) == 2 * 2 * 4 and set(accuracy.step) == {2, 4} and set(accuracy.worker) == {0, 1, 2, 3}
+    assert len(accuracy) == 2 * 2 * 4
+    assert set(accuracy.step) == {2, 4} and set(accuracy.worker) == {0, 1, 2, 3}
     assert records[records.metric == "consensus_distance"].worker.isna().all()
     assert (tmp_path / "curves.png").stat().st_size > 10_000
     assert {path.name for path in tmp_path.iterdir()} == {"settings.json", "records.csv", "curves.png"}

@@ -5,6 +5,8 @@ stay as far apart as the updates under way differ, which they do, even at the op
 different data. Where models are relayed, they are pulled together.
 """
 
+from typing import Any
+
 import pandas as pd
 
 from relaysim.experiments.heterogeneity import Contender, compare, picture
@@ -20,5 +22,5 @@ CONTENDERS = [
 
 def run(smoke: bool = False, progress: bool = True) -> pd.DataFrame:
     """The table of `heterogeneity.compare` for ζ² = 0, 0.1 and 10."""
-    sizes = {"num_workers": 4, "seeds": 1, "num_steps": 20} if smoke else {}
+    sizes: dict[str, Any] = {"num_workers": 4, "seeds": 1, "num_steps": 20} if smoke else {}
     return compare(CONTENDERS, [0.0, 0.1] if smoke else [0.0, 0.1, 10.0], progress=progress, **sizes)

@@ -4,14 +4,14 @@ Each worker holds a quadratic of d = 10 variables. D-PSGD ("Gossip") and RelaySG
 decides how near they come to the optimum, start at a distance of r0 = 10 from it and are tuned by
 `tuning.plateau` where ζ² > 0; the other methods start at r0 = 100 and are tuned by `tuning.fastest`.
 
-    python -m relaysim.experiments.figure2 --out DIR [--smoke]    a table and a picture of problems of our own
-    python -m relaysim.experiments.figure2 --published DIR        the published rows, on the published problems
+    python -m relaysim.experiments.figure2 --out DIR [--smoke]   a table and a picture, on problems of our own
+    python -m relaysim.experiments.figure2 --published DIR       the published rows, on the published problems
 """
 
 import itertools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ from relaysim import io, plot, topology, tuning
 from relaysim.algorithms import allreduce, d2, dpsgd, gradient_tracking, push_sum, relaysgd, relaysgd_grad
 from relaysim.mixing import all_reduce, gossip, one_peer_exponential, relay_sum
 from relaysim.tasks import Quadratics, quadratics, random_quadratics
-from relaysim.types import Array, Mixer
+from relaysim.types import Algorithm, Array, Mixer
 
 GRAPHS = {
     "ring": topology.ring,
@@ -105,16 +105,14 @@ DTYPES = {
 
 
 def run(smoke: bool = False, progress: bool = True, *, seeds: int = 10) -> pd.DataFrame:
-    """Tune every method on problems of our own draw, those of a seed and a number of workers the same for all.
+    """Tune every method on problems of our own draw, for a seed and a number of workers the same for all.
 
     Returns:
       One row a search, with the columns of the published table: algorithm, topology, num_workers, zeta2, r0,
       seed, d, mu, target, steps (inf where no learning rate reaches the target), learning_rate, problem.
     """
     rows = _grid([4, 6, 8], range(1)) if smoke else _grid([4, 6, 8, 12, 16, 24, 32, 48, 64, 96], range(seeds))
-    with jax.enable_x64(True):
-        problems = {row.problem: _draw(row) for row in rows.drop_duplicates("problem").itertuples()}
-        tuned = _tune(rows, problems, progress)
+    tuned = _tune(rows, _draw(rows), progress)
     return rows.assign(steps=tuned.steps, learning_rate=tuned.learning_rate)[list(DTYPES)]
 
 
@@ -177,7 +175,8 @@ def check(folder: Path | str, progress: bool = True) -> bool:
     """
     rows, arrays = read(folder)
     with jax.enable_x64(True):
-        tuned = _tune(rows, {name: quadratics(A, b) for name, (A, b) in arrays.items()}, progress)
+        problems = {name: quadratics(A, b) for name, (A, b) in arrays.items()}
+    tuned = _tune(rows, problems, progress)
     found = rows.assign(ours=tuned.steps, our_rate=tuned.learning_rate)
     found["difference"] = np.abs(found.ours / found.steps - 1)
     kinds = [*found.groupby("algorithm"), ("all", found)]
@@ -194,7 +193,7 @@ def check(folder: Path | str, progress: bool = True) -> bool:
     return bool(exact >= 0.98 * len(found) and found.difference.max() <= 0.05)
 
 
-def read(folder: Path | str) -> tuple[pd.DataFrame, dict[str, tuple[np.ndarray, np.ndarray]]]:
+def read(folder: Path | str) -> tuple[pd.DataFrame, dict[str, tuple[Any, Any]]]:
     """The published rows and their problems, name -> (A, b).
 
     Raises:
@@ -230,7 +229,7 @@ def read(folder: Path | str) -> tuple[pd.DataFrame, dict[str, tuple[np.ndarray, 
     return rows, _read_problems(archive, rows)
 
 
-def _read_problems(archive: Path, rows: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _read_problems(archive: Path, rows: pd.DataFrame) -> dict[str, tuple[Any, Any]]:
     problems = {}
     try:
         with np.load(archive, allow_pickle=False) as arrays:
@@ -264,25 +263,30 @@ def _grid(sizes: list[int], seeds: range) -> pd.DataFrame:
     return rows.assign(d=10, mu=0.5, target=1e-6, problem=names)
 
 
-def _draw(row: Any) -> Quadratics:
-    key = jax.random.key(row.seed)
-    return random_quadratics(key, row.num_workers, row.d, zeta2=row.zeta2, mu=row.mu, r0=row.r0)
+def _draw(rows: pd.DataFrame) -> dict[str, Quadratics]:
+    """The rows' problems by name."""
+
+    def draw(case: tuple[tuple[int, int, float], pd.DataFrame]) -> dict[str, Quadratics]:
+        (n, d, mu), same = case
+        one = jax.jit(lambda key, zeta2, r0: random_quadratics(key, n, d, zeta2=zeta2, mu=mu, r0=r0))
+        return {row.problem: one(jax.random.key(row.seed), row.zeta2, row.r0) for row in same.itertuples()}
+
+    cases = rows.drop_duplicates("problem").groupby(["num_workers", "d", "mu"])
+    return {name: problem for drawn in _spread(draw, cases) for name, problem in drawn.items()}
 
 
 def _tune(rows: pd.DataFrame, problems: dict[str, Quadratics], progress: bool) -> tuning.Tuned:
-    """The searches of all rows. Those of one method, graph and size share a program; the programs share the cores."""
+    """The searches of all rows. Those of one method, graph and size share a program."""
     graph = rows.topology.where(rows.algorithm != "All-reduce", "")
-    groups = [
-        rows.iloc[places]
-        for places in rows.groupby(["algorithm", graph, "num_workers", "d"]).indices.values()
-    ]
+    kinds = rows.groupby(["algorithm", graph, "num_workers", "d"])
+    groups = [rows.iloc[places] for places in kinds.indices.values()]
     groups.sort(key=lambda group: -group.num_workers.iloc[0])  # the longest first
 
     def tune(group: pd.DataFrame) -> tuning.Tuned:
         entry, name, n = ENTRIES[group.algorithm.iloc[0]], group.topology.iloc[0], group.num_workers.iloc[0]
         mixer = entry.mixer(name, int(n))
 
-        def make(task: Quadratics, rate: Array) -> Any:
+        def make(task: Quadratics, rate: Array) -> Algorithm:
             return entry.algorithm(task.grad, mixer, optax.sgd(rate))
 
         start = 100.0 if entry.biased else 10.0
@@ -291,18 +295,25 @@ def _tune(rows: pd.DataFrame, problems: dict[str, Quadratics], progress: bool) -
             for zeta2, target in zip(group.zeta2, group.target, strict=True)
         ]
         tasks = jax.tree.map(lambda *leaves: np.stack(leaves), *[problems[name] for name in group.problem])
-        with jax.enable_x64(True):
-            tuned = tuning.tune(make, tasks, searches, lanes=8)
+        tuned = tuning.tune(make, tasks, searches, lanes=8)
         bar.update(len(group))
         return tuned
 
-    with (
-        tqdm(total=len(rows), disable=not progress, unit="row") as bar,
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-    ):
-        tuned = list(pool.map(tune, groups))
+    with tqdm(total=len(rows), disable=not progress, unit="row") as bar:
+        tuned = _spread(tune, groups)
     order = np.argsort(np.concatenate([rows.index.get_indexer(group.index) for group in groups]))
     return tuning.Tuned(*(np.concatenate(columns)[order] for columns in zip(*tuned, strict=True)))
+
+
+def _spread(function: Callable, items: Iterable) -> list:
+    """function(item) for each, on all cores: programs are compiled and run without Python's lock."""
+
+    def in_double(item: Any) -> Any:
+        with jax.enable_x64(True):  # holds for a thread
+            return function(item)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(in_double, items))
 
 
 @click.command(help=__doc__)

@@ -4,6 +4,8 @@ On a ring, D-PSGD and its rivals; on a chain, RelaySGD. Heterogeneity costs Rela
 little, gradient tracking more, and D-PSGD ever more without bound: its bias shrinks only with its steps.
 """
 
+from typing import Any
+
 import pandas as pd
 
 from relaysim.experiments.heterogeneity import Contender, compare, picture
@@ -20,6 +22,6 @@ CONTENDERS = [
 
 def run(smoke: bool = False, progress: bool = True) -> pd.DataFrame:
     """The table of `heterogeneity.compare` for ζ² = 0, 0.1 and 10."""
-    sizes = {"num_workers": 4, "seeds": 1, "num_steps": 20} if smoke else {}
+    sizes: dict[str, Any] = {"num_workers": 4, "seeds": 1, "num_steps": 20} if smoke else {}
     zeta2s = [0.0, 0.1] if smoke else [0.0, 0.1, 10.0]
     return compare(CONTENDERS, zeta2s, noises=[0.0, 0.1], progress=progress, **sizes)

@@ -4,6 +4,8 @@ RelaySGD averages over a star in two steps. Metropolis weights on a star mix as 
 for at any heterogeneity, and D-PSGD and gradient tracking as soon as there is some.
 """
 
+from typing import Any
+
 import pandas as pd
 
 from relaysim.experiments.heterogeneity import Contender, compare, picture
@@ -15,5 +17,5 @@ CONTENDERS = [Contender(name, "star") for name in ("Gossip", "Gradient tracking"
 
 def run(smoke: bool = False, progress: bool = True) -> pd.DataFrame:
     """The table of `heterogeneity.compare` for ζ² = 0, 0.01 and 0.1."""
-    sizes = {"num_workers": 4, "seeds": 1, "num_steps": 20} if smoke else {}
+    sizes: dict[str, Any] = {"num_workers": 4, "seeds": 1, "num_steps": 20} if smoke else {}
     return compare(CONTENDERS, [0.0, 0.1] if smoke else [0.0, 0.01, 0.1], progress=progress, **sizes)

@@ -6,6 +6,7 @@ for every ζ² and problem apart, to reach a suboptimality of 1e-6: by `tuning.f
 smaller steps.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -85,7 +86,7 @@ def compare(
             tuned, rates = _tune(make, tasks, entry.biased, [zeta2 for zeta2, _ in cells])
 
             def trajectory(task: Quadratics, rate: Array, noise: Array, make=make) -> Array:
-                noisy = task.replace(noise=noise)
+                noisy = dataclasses.replace(task, noise=noise)
                 start = noisy.init(jax.random.key(0))
                 run = simulate(
                     jax.random.key(1), make(noisy, rate), start, num_steps=num_steps, measure=noisy.measure
