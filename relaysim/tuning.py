@@ -301,7 +301,7 @@ def _advance(
     watches: _Watch,
     states: Any,
 ) -> tuple[_Watch, Any]:
-    """Begin the runs at step 0, then take steps until one of them is over; places[i] is the task in lane i."""
+    """Begin the runs at step 0, then take steps until one is over; places[i] is the task in lane i."""
     tasks = jax.tree.map(lambda leaf: leaf[places], tasks)
     watched = points(max_steps)
     next_point = watched[np.searchsorted(watched, np.arange(max_steps), side="right")]
