@@ -99,8 +99,7 @@ def from_edges(num_workers: int, edges: Any, directed: bool = False, name: str =
       directed: whether an edge goes one way only.
       name: what tables and pictures call it.
 
-    Raises:
-      ValueError: if an edge leaves 0..n-1 or joins a worker to itself.
+    Raises: ValueError if an edge leaves 0..n-1 or joins a worker to itself.
     """
     _check_int("num_workers", num_workers)
     pairs = np.asarray(edges) if np.size(edges) else np.zeros((0, 2), np.int32)
@@ -166,8 +165,7 @@ def double_binary_trees(num_workers: int) -> tuple[Topology, Topology]:
     """Two binary trees, each for half of the parameters: who has much to do in one has little in the other.
 
     The second is the first with worker i renamed to n-1-i: the inner nodes of a heap lie below n/2, so they
-    become leaves. Nobody has more than 4 neighbours in the two trees together, and as the mean is 4 - 4/n,
-    no pair of trees does better for n > 4. Renaming to (i + n//2) mod n comes to the same.
+    become leaves. Nobody has more than 4 neighbours in the two trees together; no pair does better for n > 4.
 
     Source: Sanders, Speck and Träff, "Two-tree algorithms for full bandwidth broadcast, reduction and scan",
     Parallel Computing 35 (2009).
@@ -249,8 +247,7 @@ def exponential(num_workers: int) -> Topology:
 def random_regular(num_workers: int, degree: int, seed: int) -> Topology:
     """A connected random graph where everybody has `degree` neighbours; n * degree must be even.
 
-    Raises:
-      ValueError: if there is no such graph, or 100 draws in a row were disconnected.
+    Raises: ValueError if there is no such graph, or 100 draws in a row were disconnected.
     """
     _check_int("num_workers", num_workers)
     _check_int("degree", degree, 0, num_workers - 1)
@@ -267,8 +264,7 @@ def random_regular(num_workers: int, degree: int, seed: int) -> Topology:
 def erdos_renyi(num_workers: int, p: float, seed: int) -> Topology:
     """A random graph where every pair is an edge with probability p, given that it is connected.
 
-    Raises:
-      ValueError: if p is no probability, or so small that 100 draws in a row were disconnected.
+    Raises: ValueError if p is no probability, or so small that 100 draws in a row were disconnected.
     """
     _check_int("num_workers", num_workers)
     if not 0 <= p <= 1:
@@ -308,8 +304,7 @@ class RootedTree(NamedTuple):
 def rooted(tree: Topology, root: int = 0) -> RootedTree:
     """Hang up a tree by its worker `root`.
 
-    Raises:
-      ValueError: if the topology is directed, disconnected or has a cycle.
+    Raises: ValueError if the topology is directed, disconnected or has a cycle.
     """
     order, parent = _breadth_first("tree", tree, root)
     if not tree.is_tree:
@@ -324,8 +319,7 @@ def rooted(tree: Topology, root: int = 0) -> RootedTree:
 def distances(topology: Topology) -> np.ndarray:
     """Hops from i to j at [i, j], (n, n) int32, for graphs of up to some thousand workers.
 
-    Raises:
-      ValueError: if some worker cannot be reached from another.
+    Raises: ValueError if some worker cannot be reached from another.
     """
     hops = csgraph.shortest_path(topology.adjacency().T.tocsr(), method="D", unweighted=True)
     if np.isinf(hops).any():
@@ -352,9 +346,7 @@ def learning_rate_correction(tree: Topology) -> float:
     n, up, below = tree.num_workers, parent.tolist(), [1] * tree.num_workers
     for i in order[:0:-1].tolist():
         below[up[i]] += below[i]
-    size = np.array(
-        below
-    )  # the edge above i is on the paths between size[i] workers and the n - size[i] others
+    size = np.array(below)  # the edge above i lies between these workers and the n - size[i] others
     return float(1 / n + 2 * (size * (n - size)).sum() / n**2)
 
 
@@ -365,20 +357,16 @@ def metropolis_weights(topology: Topology) -> csr_array:
       topology: undirected, or directed with in-degrees that make the weights doubly stochastic
         (`exponential`).
 
-    Returns:
-      W, (n, n) float64, where W[i, j] is the weight that i gives to the model of j.
+    Returns: W, (n, n) float64, where W[i, j] is the weight that i gives to the model of j.
 
-    Raises:
-      ValueError: for other directed graphs.
+    Raises: ValueError for other directed graphs.
     """
     degrees, w = topology.in_degrees, topology.adjacency()
     w.data = 1 / (1.0 + np.maximum(degrees[topology.senders], degrees[topology.receivers]))
     w = (w + diags_array(1 - w.sum(axis=1))).tocsr()
     if abs(w.sum(axis=0) - 1).max() > 1e-6:
-        raise ValueError(
-            f"topology {topology.name!r} is directed and its Metropolis weights are not doubly stochastic: "
-            "use rs.push"
-        )
+        what = f"topology {topology.name!r} is directed and its Metropolis weights"
+        raise ValueError(f"{what} are not doubly stochastic: use rs.push")
     return w
 
 
@@ -389,8 +377,7 @@ def check_weights(weights: Any, topology: Topology) -> csr_array:
       weights: (n, n), a dense array or a scipy sparse one. Entries may be negative.
       topology: the graph whose edges, besides the diagonal, they may use.
 
-    Returns:
-      The same weights, (n, n) float64, without explicit zeros.
+    Returns: the same weights, (n, n) float64, without explicit zeros.
     """
     n, w = topology.num_workers, _square(weights)
     if w.shape != (n, n):
@@ -408,8 +395,7 @@ def check_weights(weights: Any, topology: Topology) -> csr_array:
 def spectral_gap(weights: Any) -> float:
     """1 - |λ_2|, λ_2 being the eigenvalue of second largest magnitude: how fast gossip reaches consensus.
 
-    Args:
-      weights: (n, n) with rows that sum to 1, dense or sparse; iterative beyond n = 500.
+    The weights are (n, n), dense or sparse, with rows that sum to 1; iterative beyond n = 500.
     """
     w = _square(weights)
     _check_sums(w, "row")
