@@ -266,11 +266,10 @@ def _linear(matrix: Any, drop: float | Array, *, renormalise: bool) -> Mixer:
     weights = matrix.data[edges][order]
     sent = np.bincount(senders, minlength=n).astype(float)
     lossy = _check_drop(drop)
-
     heard = edge_sum(senders, receivers, n)
 
     def mix(key: Key, s: tuple, x: Stacked) -> tuple[tuple, Stacked]:
-        w, scale = jnp.asarray(weights), jnp.ones(n)
+        w = jnp.asarray(weights)
         if lossy:
             w = _lose(key, drop, w)
             if renormalise:

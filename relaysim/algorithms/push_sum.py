@@ -9,6 +9,7 @@ import optax
 from optax import tree
 
 from relaysim.algorithms.base import method
+from relaysim.links import rows
 from relaysim.local import LocalState, local_update
 from relaysim.types import Algorithm, Array, Grad, Info, Key, Mixer, Stacked
 
@@ -36,9 +37,7 @@ def push_sum(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransformation) 
     local = local_update(grad, optimizer)
 
     def models(s: PushSumState) -> Stacked:
-        return jax.tree.map(
-            lambda x: x / s.weight.reshape((-1,) + (1,) * (x.ndim - 1)).astype(x.dtype), s.numerator
-        )
+        return jax.tree.map(lambda x: x / rows(s.weight, x).astype(x.dtype), s.numerator)
 
     def init(key: Key, params: Stacked) -> PushSumState:
         weight = jnp.ones(mixer.num_workers)
