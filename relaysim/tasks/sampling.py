@@ -4,7 +4,9 @@ There is no queue to carry: which sample stands at a position of an epoch is com
 by a keyed permutation.
 """
 
+import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +87,13 @@ def _hash(x: Array) -> Array:
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
     return x ^ (x >> 16)
+
+
+def normal(key: Key, shape: tuple[int, ...], dtype: Any = float) -> Array:
+    """The numbers of `jax.random.normal`, drawn in one row: shapes such as (200, 10) make XLA's compiler for
+    CPUs unroll the generator, which takes it seconds.
+    """
+    return jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
 
 
 def check_sizes(sizes: Array | np.ndarray, batch_size: int) -> None:
