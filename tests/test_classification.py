@@ -6,6 +6,7 @@ import optax
 import pytest
 
 from relaysim.models import MLP
+from relaysim.tasks.augment import crop_and_flip
 from relaysim.tasks.classification import classification
 from relaysim.tasks.datasets import digits
 from relaysim.tasks.partition import dirichlet, iid
@@ -101,6 +102,94 @@ def test_measure(task):
     assert np.isclose(measured["consensus_distance"], distance, rtol=1e-4)
 
 
+@pytest.mark.parametrize("test_batch", [7, 120, 359])
+def test_measured_in_pieces(task, test_batch):
+    params = scattered(task)
+    pieces = measure(classification(MODEL, DATA, SHARES, batch_size=8, test_batch=test_batch), params)
+    whole = measure(task, params)
+    assert len(DATA.test_y) <= task.test_batch
+    for name in ("accuracy", "mean_model_accuracy"):
+        assert (pieces[name] == whole[name]).all()
+    np.testing.assert_allclose(pieces["test_loss"], whole["test_loss"], rtol=1e-6)
+
+
+# Images as they are stored, of three channels
+RNG = np.random.default_rng(0)
+IMAGES = DATA._replace(
+    train_x=RNG.integers(0, 256, (1437, 6, 5, 3)).astype(np.uint8),
+    test_x=RNG.integers(0, 256, (360, 6, 5, 3)).astype(np.uint8),
+    mean=np.array([100.0, 120.0, 140.0]),
+    std=np.array([60.0, 70.0, 80.0]),
+)
+
+
+def by_numpy(x):
+    return ((x - np.array([100.0, 120.0, 140.0])) / np.array([60.0, 70.0, 80.0])).astype(np.float32)
+
+
+def test_inputs_are_scaled_where_they_are_used():
+    stored = classification(MODEL, IMAGES, SHARES, batch_size=8)
+    assert stored.x.dtype == stored.test_x.dtype == np.uint8
+    scaled = IMAGES._replace(
+        train_x=by_numpy(IMAGES.train_x), test_x=by_numpy(IMAGES.test_x), mean=0.0, std=1.0
+    )
+    scaled = classification(MODEL, scaled, SHARES, batch_size=8)
+    params = scattered(scaled)
+    for x, y in zip(jax.tree.leaves(init(stored, KEY)), jax.tree.leaves(init(scaled, KEY)), strict=True):
+        assert (x == y).all()
+    ours = gradient(stored, KEY, 3, params), measure(stored, params)
+    theirs = gradient(scaled, KEY, 3, params), measure(scaled, params)
+    for x, y in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+
+
+def test_one_scale_for_all_channels():
+    each = IMAGES._replace(mean=np.full(3, 100.0), std=np.full(3, 50.0))
+    tasks = [classification(MODEL, data, SHARES) for data in (each, each._replace(mean=100, std=50))]
+    batches = [task._scaled(task.x[:9]) for task in tasks]
+    assert (batches[0] == batches[1]).all()
+    np.testing.assert_allclose(batches[0], (IMAGES.train_x[:9] - 100.0) / 50, rtol=1e-6)
+
+
+def test_training_batches_alone_are_augmented():
+    augment = crop_and_flip(padding=2)
+    task = classification(MODEL, IMAGES, SHARES, batch_size=8, augment=augment)
+    plain = classification(MODEL, IMAGES, SHARES, batch_size=8)
+    params = scattered(task)
+    for ours, theirs in zip(measure(task, params).values(), measure(plain, params).values(), strict=True):
+        assert (ours == theirs).all()
+
+    losses, _ = gradient(task, KEY, 3, params)
+    places = batch_indices(jax.random.fold_in(KEY, 0), 3, task.sizes, 8)
+    for i, share in enumerate(SHARES):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(KEY, 1), 3), i)
+        batch = share[np.asarray(places[i])]
+        changed = augment(key, jnp.asarray(IMAGES.train_x[batch]))
+        mine = jax.tree.map(lambda x: x[i], params)  # noqa: B023
+        loss, _ = twin(mine, by_numpy(np.asarray(changed)), IMAGES.train_y[batch])
+        assert np.isclose(losses[i], loss, rtol=1e-5)
+    again, other = gradient(task, KEY, 3, params)[0], gradient(plain, KEY, 3, params)[0]
+    assert (losses == again).all() and (losses != other).all()
+
+
+def test_augmented_tasks_run_as_one():
+    keys = jax.random.split(KEY, 2)
+    tasks = [
+        classification(
+            MODEL, IMAGES, iid(k, 1437, 6), batch_size=8, augment=crop_and_flip(padding=2), test_batch=100
+        )
+        for k in keys
+    ]
+    params = scattered(tasks[0])
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks)
+    together = jax.jit(jax.vmap(lambda task, key: (task.grad(key, 3, params)[0], task.measure(params))))
+    together = together(stacked, keys)
+    for i, (one, key) in enumerate(zip(tasks, keys, strict=True)):
+        alone = gradient(one, key, 3, params)[0], measure(one, params)
+        for ours, theirs in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_allclose(ours[i], theirs, rtol=1e-4, atol=1e-5)
+
+
 def test_all_reduce_sgd_learns_the_digits(task):
     @jax.jit
     def train(task, params):
@@ -145,11 +234,12 @@ def test_equal_models_compile_once():
 
 
 def test_x64(x64):
-    task = classification(MODEL, DATA, SHARES)
-    params = jax.eval_shape(task.init, KEY)
-    losses, grads = jax.eval_shape(task.grad, KEY, 0, params)
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((params, losses, grads)))
-    assert jax.eval_shape(task.measure, params)["test_loss"].dtype == jnp.float32
+    for data in (DATA, IMAGES):
+        task = classification(MODEL, data, SHARES, augment=crop_and_flip())
+        params = jax.eval_shape(task.init, KEY)
+        losses, grads = jax.eval_shape(task.grad, KEY, 0, params)
+        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((params, losses, grads)))
+        assert jax.eval_shape(task.measure, params)["test_loss"].dtype == jnp.float32
 
 
 class WithStatistics(nn.Module):
@@ -165,6 +255,14 @@ class WithStatistics(nn.Module):
         ({"model": MLP((16,), 9)}, r"model turns \(1, 8, 8, 1\) into \(1, 9\), expected \(1, 10\)"),
         ({"model": WithStatistics()}, r"model has variables \['batch_stats', 'params'\]"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"test_batch": 0}, "test_batch is 0"),
+        ({"augment": "flip"}, "augment is 'flip', expected a function"),
+        ({"augment": lambda key, x: x[:, 1:]}, r"augment turns .*\(1, 8, 8, 1\) into .*\(1, 7, 8, 1\)"),
+        ({"augment": lambda key, x: x > 0}, "augment turns float32 .*into bool"),
+        ({"dataset": DATA._replace(mean=np.zeros(3))}, r"mean is \[0. 0. 0.\], expected .*shape \(1,\)"),
+        ({"dataset": DATA._replace(mean=np.nan)}, "mean is nan, expected a finite number"),
+        ({"dataset": DATA._replace(std=0.0)}, "std is 0.0, expected numbers > 0"),
+        ({"dataset": DATA._replace(test_x=DATA.test_x[:, 1:])}, r"test_x has samples of shape \(7, 8, 1\)"),
         ({"dataset": DATA._replace(train_x=DATA.train_x[:-1])}, "train_x has 1436 samples, expected 1437"),
         ({"dataset": DATA._replace(test_y=DATA.test_y[:0])}, "test_y is"),
         ({"dataset": DATA._replace(test_y=DATA.test_y + 1)}, "test_y spans 1 to 10"),

@@ -11,27 +11,31 @@ import optax
 from flax import struct
 
 from relaysim.metrics import consensus_distance, mean_model
+from relaysim.tasks.augment import Augment
 from relaysim.tasks.datasets import Dataset
 from relaysim.tasks.partition import check_shares
 from relaysim.tasks.sampling import batch_indices, check_sizes
 from relaysim.types import Array, Key, Stacked
 
 _BATCHES = 0  # folded into a run's key for the order of the data
+_AUGMENT = 1  # and for the augmentation
 
 
 @struct.dataclass
 class Classification:
     """Made by `classification`. A pytree: hand it to a jitted function as an argument.
 
-    Tasks of the same model, batch size and data, whose shares hold equally many samples in all (as those of
-    `partition` do, equal or not), have the same shapes. So they can be stacked and mapped over:
+    Tasks of the same model, batch sizes, augmentation and data, whose shares hold equally many samples in all
+    (as those of `partition` do, equal or not), have the same shapes. So they can be stacked and mapped over:
     `jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks)`.
     """
 
     model: nn.Module = struct.field(pytree_node=False)
     batch_size: int = struct.field(pytree_node=False)
+    test_batch: int = struct.field(pytree_node=False)
+    augment: Augment | None = struct.field(pytree_node=False)
     x: Array
-    """(N, ...) training inputs of all workers"""
+    """(N, ...) training inputs of all workers, as they are stored"""
     y: Array
     """(N,) int32"""
     indices: Array
@@ -42,6 +46,9 @@ class Classification:
     """(M, ...)"""
     test_y: Array
     """(M,) int32"""
+    mean: Array | None
+    """() or (C,): networks are given (x - mean) / std. None, as is `std`, where that would be x."""
+    std: Array | None
 
     @property
     def num_workers(self) -> int:
@@ -49,14 +56,14 @@ class Classification:
 
     def init(self, key: Key) -> Stacked:
         """The network's own initialization, one for all workers: leaves (n, ...)."""
-        params = self.model.init(key, self.x[:1])["params"]
+        params = self.model.init(key, self._scaled(self.x[:1]))["params"]
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (self.num_workers, *leaf.shape)), params)
 
     def grad(self, key: Key, step: Array | int, params: Stacked) -> tuple[Array, Stacked]:
         """The mean cross-entropy of each worker's model on the worker's own batch, and its gradient.
 
         Args:
-          key: the order of each worker's data, so it must be the same throughout a run.
+          key: the order of each worker's data and its augmentation. It must be the same throughout a run.
           step: () int, the batches taken so far.
           params: leaves (n, ...).
 
@@ -67,11 +74,12 @@ class Classification:
         places = batch_indices(jax.random.fold_in(key, _BATCHES), step, self.sizes, self.batch_size)
         starts = jnp.cumsum(self.sizes) - self.sizes
         batch = self.indices[starts[:, None] + places]
+        x, y = self._scaled(self._augmented(key, step, self.x[batch])), self.y[batch]
 
         def loss(p: Any, x: Array, y: Array) -> Array:
-            return _cross_entropy(self._logits(p, x), y)
+            return _cross_entropy(self._logits(p, x), y).mean()
 
-        return jax.vmap(jax.value_and_grad(loss))(params, self.x[batch], self.y[batch])
+        return jax.vmap(jax.value_and_grad(loss))(params, x, y)
 
     def measure(self, params: Stacked) -> dict[str, Array]:
         """How good the models are on the whole test set, and how far apart.
@@ -84,18 +92,44 @@ class Classification:
           all models, and consensus_distance ().
         """
         _check_stacked(params, self.num_workers)
+        mean, num_samples = mean_model(params), len(self.test_y)
+        num_pieces = -(-num_samples // self.test_batch)
+        pieces = jnp.arange(num_pieces * -(-num_samples // num_pieces)).reshape(num_pieces, -1)
 
-        def test(p: Any) -> tuple[Array, Array]:
-            logits = self._logits(p, self.test_x)
-            return jnp.mean(logits.argmax(-1) == self.test_y), _cross_entropy(logits, self.test_y)
+        def test(p: Any, x: Array, y: Array) -> tuple[Array, Array]:
+            logits = self._logits(p, x)
+            return logits.argmax(-1) == y, _cross_entropy(logits, y)
 
-        accuracy, loss = jax.vmap(test)(params)
+        def test_all(piece: Array) -> Any:
+            piece = jnp.minimum(piece, num_samples - 1)  # what the last piece has too much is cut off below
+            x, y = self._scaled(self.test_x[piece]), self.test_y[piece]
+            return jax.vmap(test, (0, None, None))(params, x, y), test(mean, x, y)
+
+        def average(values: Array) -> Array:
+            """(num_pieces, ..., B) -> (...)"""
+            return jnp.concatenate(values, -1)[..., :num_samples].mean(-1)
+
+        (accuracy, loss), (mean_accuracy, _) = jax.tree.map(average, jax.lax.map(test_all, pieces))
         return {
             "accuracy": accuracy,
-            "mean_model_accuracy": test(mean_model(params))[0],
+            "mean_model_accuracy": mean_accuracy,
             "test_loss": loss,
             "consensus_distance": consensus_distance(params),
         }
+
+    def _augmented(self, key: Key, step: Array | int, x: Array) -> Array:
+        """(n, B, ...) -> (n, B, ...), each worker's batch by a key of its own."""
+        if self.augment is None:
+            return x
+        key = jax.random.fold_in(jax.random.fold_in(key, _AUGMENT), step)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(self.num_workers))
+        return jax.vmap(self.augment)(keys, x)
+
+    def _scaled(self, x: Array) -> Array:
+        """What a network is given for the inputs x (..., C)."""
+        if self.mean is None or self.std is None:
+            return x
+        return (x - jnp.broadcast_to(self.mean, x.shape)) / jnp.broadcast_to(self.std, x.shape)
 
     def _logits(self, params: Any, x: Array) -> Array:
         logits: Any = self.model.apply({"params": params}, x)
@@ -103,7 +137,13 @@ class Classification:
 
 
 def classification(
-    model: nn.Module, dataset: Dataset, shares: Sequence[np.ndarray], *, batch_size: int = 32
+    model: nn.Module,
+    dataset: Dataset,
+    shares: Sequence[np.ndarray],
+    *,
+    batch_size: int = 32,
+    augment: Augment | None = None,
+    test_batch: int = 500,
 ) -> Classification:
     """Train one network on a data set that is divided among workers.
 
@@ -115,6 +155,10 @@ def classification(
       dataset: the training part is the workers', the test part is for `measure`.
       shares: n int arrays, each worker's indices into the training part (see `partition`).
       batch_size: B, of each worker. Drawn without replacement, epoch by epoch (see `sampling`).
+      augment: changes the training images of every batch at random, as they are stored, before they are
+        scaled (see `augment`).
+      test_batch: at most so many test samples at a time go through all n models in `measure`: more of them
+        take more memory, and change nothing else.
 
     Raises:
       ValueError: for anything that does not fit together.
@@ -123,20 +167,35 @@ def classification(
         raise ValueError(f"model is {model!r}, expected an instance of flax.linen.Module")
     _check_part("train", dataset.train_x, dataset.train_y, dataset.num_classes)
     _check_part("test", dataset.test_x, dataset.test_y, dataset.num_classes)
+    if np.shape(dataset.test_x)[1:] != np.shape(dataset.train_x)[1:]:
+        raise ValueError(
+            f"test_x has samples of shape {np.shape(dataset.test_x)[1:]}, "
+            f"expected {np.shape(dataset.train_x)[1:]} as in train_x"
+        )
     check_shares(shares, len(dataset.train_y))
     sizes = np.array([len(share) for share in shares])
     check_sizes(sizes, batch_size)
+    if not isinstance(test_batch, int | np.integer) or test_batch < 1:
+        raise ValueError(f"test_batch is {test_batch!r}, expected an integer of at least 1")
+    mean, std = _scale(dataset)
     task = Classification(
         model=model,
         batch_size=batch_size,
+        test_batch=int(test_batch),
+        augment=augment,
         x=jnp.asarray(dataset.train_x),
         y=jnp.asarray(dataset.train_y, jnp.int32),
         indices=jnp.asarray(np.concatenate(shares), jnp.int32),
         sizes=jnp.asarray(sizes, jnp.int32),
         test_x=jnp.asarray(dataset.test_x),
         test_y=jnp.asarray(dataset.test_y, jnp.int32),
+        mean=mean,
+        std=std,
     )
-    logits, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), task.x[:1])
+    key = jax.random.key(0)
+    if augment is not None:
+        _check_augment(augment, key, task.x[:1])
+    logits, variables = jax.eval_shape(model.init_with_output, key, task._scaled(task.x[:1]))
     if set(variables) != {"params"}:
         raise ValueError(f"model has variables {sorted(variables)}, expected params alone")
     if logits.shape != (1, dataset.num_classes):
@@ -147,7 +206,33 @@ def classification(
 
 
 def _cross_entropy(logits: Array, labels: Array) -> Array:
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def _scale(dataset: Dataset) -> tuple[Array | None, Array | None]:
+    mean, std = np.asarray(dataset.mean, np.float32), np.asarray(dataset.std, np.float32)
+    channels = np.shape(dataset.train_x)[-1:]
+    for name, value in (("mean", mean), ("std", std)):
+        if value.shape not in ((), channels) or not np.isfinite(value).all():
+            raise ValueError(
+                f"{name} is {value}, expected a finite number, or an array of shape {channels}, one a channel"
+            )
+    if (std <= 0).any():
+        raise ValueError(f"std is {std}, expected numbers > 0")
+    if (mean == 0).all() and (std == 1).all():
+        return None, None
+    return jnp.asarray(mean), jnp.asarray(std)
+
+
+def _check_augment(augment: Augment, key: Key, x: Array) -> None:
+    if not callable(augment):
+        raise ValueError(f"augment is {augment!r}, expected a function (key, images) -> images")
+    changed = jax.eval_shape(augment, key, x)
+    if (changed.shape, changed.dtype) != (x.shape, x.dtype):
+        raise ValueError(
+            f"augment turns {x.dtype} of shape {x.shape} into {changed.dtype} of shape {changed.shape}, "
+            "expected the same shape and type"
+        )
 
 
 def _check_stacked(params: Stacked, num_workers: int) -> None:

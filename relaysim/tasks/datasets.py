@@ -1,8 +1,20 @@
-"""Data sets in memory, split into a training and a test part."""
+"""Data sets in memory, split into a training and a test part.
 
-from typing import NamedTuple
+Images stay bytes, a quarter of the memory, and are scaled where they are used (see `Dataset.mean`). Files
+are looked for in the folder given, else below the one that the environment variable RELAYSIM_DATA names, else
+where Debian's packages put them. Nothing is unpickled, and no code that comes with data is run.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from relaysim.tasks import readers
+
+_SYSTEM = Path("/usr/share/datasets")
 
 
 class Dataset(NamedTuple):
@@ -18,6 +30,10 @@ class Dataset(NamedTuple):
     """(M,) int"""
     num_classes: int
     name: str
+    mean: np.ndarray | float = 0.0
+    """() or (C,), for the last axis of the inputs. Networks are given (x - mean) / std."""
+    std: np.ndarray | float = 1.0
+    """() or (C,), above 0."""
 
 
 def digits(test_fraction: float = 0.2) -> Dataset:
@@ -49,3 +65,213 @@ def digits(test_fraction: float = 0.2) -> Dataset:
     return Dataset(
         scale(train_x), train_y.astype(np.int32), scale(test_x), test_y.astype(np.int32), 10, "digits"
     )
+
+
+def fashion_mnist(folder: Path | str | None = None) -> Dataset:
+    """Fashion-MNIST: grey images of ten kinds of clothing, uint8, (60000, 28, 28, 1) and 10,000 to test.
+
+    Its four files have the same names as MNIST's, so keep the two sets in folders of their own.
+
+    Args:
+      folder: holds the IDX files, packed (.gz) or not. By default $RELAYSIM_DATA/fashion-mnist, else
+        $RELAYSIM_DATA, else where Debian's package dataset-fashion-mnist puts them.
+
+    Raises:
+      ValueError: where a file is missing or damaged; it says what to do.
+
+    Xiao et al. 2017, "Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms".
+    """
+    put = "apt install dataset-fashion-mnist, or put its four IDX files"
+    return _idx_images("fashion-mnist", folder, put)
+
+
+def mnist(folder: Path | str | None = None) -> Dataset:
+    """MNIST: grey images of handwritten digits, uint8, (60000, 28, 28, 1) and 10,000 to test.
+
+    Args:
+      folder: holds the IDX files, packed (.gz) or not. By default $RELAYSIM_DATA/mnist, else
+        $RELAYSIM_DATA, else /usr/share/datasets/mnist.
+
+    Raises:
+      ValueError: where a file is missing or damaged; it says what to do.
+
+    LeCun et al. 1998, "Gradient-based learning applied to document recognition".
+    """
+    return _idx_images("mnist", folder, "Put the four IDX files of MNIST")
+
+
+def cifar10(folder: Path | str | None = None) -> Dataset:
+    """CIFAR-10: colour images of ten kinds of things, uint8, (50000, 32, 32, 3) and 10,000 to test.
+
+    Args:
+      folder: holds the six .bin files of the binary version, or its cifar-10-binary.tar.gz. By default
+        $RELAYSIM_DATA/cifar-10-batches-bin, else $RELAYSIM_DATA, else
+        /usr/share/datasets/cifar-10-batches-bin.
+
+    Raises:
+      ValueError: where a file is missing or damaged; it says what to do.
+
+    Krizhevsky 2009, "Learning multiple layers of features from tiny images".
+    """
+    places = _places("cifar-10-batches-bin", folder)
+    try:
+        batches = readers.cifar_batches(places)
+    except ValueError as error:
+        put = (
+            "Put cifar-10-binary.tar.gz, from https://www.cs.toronto.edu/~kriz/cifar.html, or its .bin files"
+        )
+        raise _advised(error, put, "cifar-10-batches-bin") from error
+    x, y = map(np.concatenate, zip(*batches[:-1], strict=True))
+    return _scaled("cifar10", (x, y), batches[-1], 10)
+
+
+def huggingface(
+    path: Path | str,
+    name: str | None = None,
+    *,
+    inputs: str | Sequence[str] = "image",
+    label: str = "label",
+    train: str = "train",
+    test: str = "test",
+) -> Dataset:
+    """A data set of the Hugging Face hub, or of a folder in its format. Needs the package `datasets`.
+
+    Images become uint8, with one channel or three; columns of numbers become float32. Either are scaled by
+    the mean and standard deviation of each channel or column of the training part.
+
+    Args:
+      path: a folder that `save_to_disk` wrote, or what `datasets.load_dataset` takes.
+      name: the configuration, where a data set of the hub has several.
+      inputs: a column of images, or one or more of numbers, which are put side by side.
+      label: a column of class labels, or of integers from 0.
+      train: the split to train on.
+      test: the split to test on.
+
+    Raises:
+      ImportError: without the package.
+      ValueError: where a split or column is missing, or holds something else.
+    """
+    try:
+        import datasets  # slow to import, and optional
+    except ImportError as error:
+        raise ImportError("the package datasets is missing: pip install 'relaysim[huggingface]'") from error
+
+    if any((Path(path) / file).is_file() for file in ("dataset_dict.json", "state.json")):
+        splits = datasets.load_from_disk(str(path))
+    else:
+        splits = datasets.load_dataset(str(path), name, trust_remote_code=False)
+    if not isinstance(splits, datasets.DatasetDict):
+        raise ValueError(f"path is {str(path)!r}, which holds one split alone, expected two or more")
+    columns = [inputs] if isinstance(inputs, str) else list(inputs)
+    if not columns:
+        raise ValueError("inputs is empty, expected the name of a column, or several")
+    for argument, split in (("train", train), ("test", test)):
+        if split not in splits:
+            raise ValueError(f"{argument} is {split!r}, expected one of the splits {', '.join(splits)}")
+        for argument, column in (*(("inputs", column) for column in columns), ("label", label)):
+            if column not in splits[split].column_names:
+                raise ValueError(
+                    f"{argument} is {column!r}, expected one of the columns of split {split!r}: "
+                    f"{', '.join(splits[split].column_names)}"
+                )
+    train_y, test_y = (_labels(splits[split], label) for split in (train, test))
+    feature = splits[train].features[label]
+    num_classes = int(max(train_y.max(), test_y.max())) + 1
+    if isinstance(feature, datasets.ClassLabel):
+        num_classes = feature.num_classes
+    train_x, test_x = (_inputs(splits[split], columns) for split in (train, test))
+    return _scaled(str(path), (train_x, train_y), (test_x, test_y), num_classes)
+
+
+def _places(name: str, folder: Path | str | None) -> list[Path]:
+    """The folders where a data set may be, best first."""
+    if folder is not None:
+        return [Path(folder)]
+    own = os.environ.get("RELAYSIM_DATA")
+    return [*([Path(own, name), Path(own)] if own else []), _SYSTEM / name]
+
+
+def _advised(error: ValueError, put: str, name: str) -> ValueError:
+    return ValueError(
+        f"{error}. {put} into a folder and pass that, or into $RELAYSIM_DATA/{name}, where RELAYSIM_DATA is "
+        f"{os.environ.get('RELAYSIM_DATA') or 'not set'}"
+    )
+
+
+def _scaled(
+    name: str, train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], num_classes: int
+) -> Dataset:
+    """The data set, with the mean and standard deviation of each channel of its training part."""
+    (train_x, train_y), (test_x, test_y) = train, test
+    if train_x.shape[1:] != test_x.shape[1:]:
+        raise ValueError(
+            f"{name} has samples of shape {train_x.shape[1:]} to train and {test_x.shape[1:]} to test on, "
+            "expected one shape"
+        )
+    channels = np.moveaxis(train_x, -1, 0)
+    mean, std = (np.array([f(c, dtype=np.float64) for c in channels], np.float32) for f in (np.mean, np.std))
+    std[std == 0] = 1  # a channel that never changes is only shifted
+    train_y, test_y = train_y.astype(np.int32), test_y.astype(np.int32)
+    return Dataset(train_x, train_y, test_x, test_y, num_classes, name, mean, std)
+
+
+def _idx_images(name: str, folder: Path | str | None, put: str) -> Dataset:
+    places = _places(name, folder)
+    place = next((p for p in places if any(p.glob("*-idx?-ubyte*"))), None)
+    try:
+        if place is None:
+            raise ValueError(f"{name}: there are no IDX files in {' or '.join(map(str, places))}")
+        train, test = (readers.idx_part(place, part) for part in ("train", "t10k"))
+        return _scaled(name, train, test, 10)
+    except ValueError as error:
+        raise _advised(error, put, name) from error
+
+
+def _inputs(split: Any, columns: list[str]) -> np.ndarray:
+    """Columns of a split as one array: images uint8 (N, H, W, C), numbers float32 (N, ...)."""
+    from datasets import Image
+
+    if len(columns) == 1 and isinstance(split.features[columns[0]], Image):
+        return _images(split, columns[0])
+    parts = [_numbers(split, column, "iuf").astype(np.float32) for column in columns]
+    if len(parts) == 1 and parts[0].ndim > 1:
+        return parts[0]
+    return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+
+
+def _images(split: Any, column: str) -> np.ndarray:
+    images, first = [], None
+    for i, image in enumerate(split[column]):
+        kind = None if image is None else (image.mode, *image.size)
+        first = first or kind
+        if kind != first or kind is None or kind[0] not in ("L", "RGB"):
+            raise ValueError(
+                f"image {i} of column {column!r} is {kind} (mode, width, height) and the first is {first}, "
+                "expected images of one size, all of mode L or all of mode RGB"
+            )
+        images.append(np.asarray(image))
+    if not images:
+        raise ValueError(f"column {column!r} has no images in it, expected one or more")
+    stacked = np.stack(images)
+    return stacked if stacked.ndim == 4 else stacked[..., None]
+
+
+def _numbers(split: Any, column: str, kinds: str) -> np.ndarray:
+    """A column of numbers, of which none is missing, of one of NumPy's kinds."""
+    values = np.asarray(split.with_format("numpy")[column][:])
+    if not len(values) or values.dtype.kind not in kinds or not np.isfinite(values).all():
+        raise ValueError(
+            f"column {column!r} holds {len(values)} times {split.features[column]}, as {values.dtype}, "
+            f"expected one or more {'numbers' if 'f' in kinds else 'integers'} of one shape, none missing"
+        )
+    return values
+
+
+def _labels(split: Any, column: str) -> np.ndarray:
+    labels = _numbers(split, column, "biu")
+    if labels.ndim != 1 or labels.min() < 0:
+        raise ValueError(
+            f"column {column!r} has shape {labels.shape} and spans {labels.min()} to {labels.max()}, "
+            "expected a label from 0 for each sample"
+        )
+    return labels

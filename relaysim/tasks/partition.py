@@ -29,7 +29,8 @@ def dirichlet(
     Workers form groups of `group` (the last may be smaller), among which the shuffled samples are split in
     proportion. Within a group each class is dealt by proportions ~ Dirichlet(alpha) over those workers that
     hold less than their fair part of the group's samples so far. The shares that result are of unequal size.
-    `equal=True` lays them end to end and cuts the whole into n equal parts, as the paper does.
+    `equal=True` lays them end to end and cuts the whole into n equal parts, as the paper does. (The published
+    code first deals a group anew until each of its workers holds half its fair part; here it is dealt once.)
 
     Args:
       key: a jax random key.
