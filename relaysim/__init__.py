@@ -1,6 +1,6 @@
 """relaysim: decentralized learning of many workers, simulated in one jitted program."""
 
-from relaysim import io, metrics, models, plot, tasks, topology, tuning
+from relaysim import io, metrics, models, plot, sharding, tasks, topology, tuning
 from relaysim.algorithms import (
     allreduce,
     d2,
@@ -13,8 +13,9 @@ from relaysim.algorithms import (
 )
 from relaysim.algorithms.base import State, method
 from relaysim.local import local_update, per_worker
+from relaysim.memory import Memory
 from relaysim.mixing import all_reduce, deal, gossip, one_peer_exponential, push, relay_sum
-from relaysim.simulate import Divergence, Trace, simulate
+from relaysim.simulate import Divergence, Trace, estimate_memory, simulate
 from relaysim.sweep import best, sweep
 from relaysim.topology import Topology
 from relaysim.types import Algorithm, Info, Mixer
@@ -25,6 +26,7 @@ __all__ = [
     "Algorithm",
     "Divergence",
     "Info",
+    "Memory",
     "Mixer",
     "State",
     "Topology",
@@ -35,6 +37,7 @@ __all__ = [
     "d2",
     "deal",
     "dpsgd",
+    "estimate_memory",
     "gossip",
     "gradient_tracking",
     "io",
@@ -51,6 +54,7 @@ __all__ = [
     "relay_sum",
     "relaysgd",
     "relaysgd_grad",
+    "sharding",
     "simulate",
     "sweep",
     "tasks",

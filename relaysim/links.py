@@ -30,29 +30,37 @@ def edge_sum(
       num_workers: n.
     """
     n, m = num_workers, len(senders)
-    counts = np.bincount(receivers, minlength=n)
-    most = int(counts.max(initial=0))
+    edges = slots(receivers, n)
+    if edges is None:
+        return lambda weights, x: sum_segments(weights, x, senders, receivers, n)
+    peers = np.where(edges < m, np.append(senders, 0)[edges], np.arange(n))
+    return lambda weights, x: sum_slots(jnp.ones(m) if weights is None else weights, x, edges, peers)
 
-    def by_segment(weights: Array | None, x: Array) -> Array:
-        messages = x.at[senders].get(mode="promise_in_bounds")
-        if weights is not None:
-            messages = rows(weights, x).astype(x.dtype) * messages
-        return jax.ops.segment_sum(messages, receivers, n, indices_are_sorted=True, mode="promise_in_bounds")
 
-    if most > FEW:
-        return by_segment
+def slots(receivers: np.ndarray, num_workers: int) -> np.ndarray | None:
+    """(most, n) the k-th edge to each worker, m where there is none; None where most > FEW."""
+    counts, m = np.bincount(receivers, minlength=num_workers), len(receivers)
+    if counts.max(initial=0) > FEW:
+        return None
     slot = np.arange(m) - (np.cumsum(counts) - counts)[receivers]
-    edges = np.full((most, n), m)  # the k-th edge to each worker; m where there is none
+    edges = np.full((counts.max(initial=0), num_workers), m)
     edges[slot, receivers] = np.arange(m)
-    peers = np.append(senders, 0)[edges]
+    return edges
 
-    def by_slot(weights: Array | None, x: Array) -> Array:
-        weights = jnp.ones(m) if weights is None else weights
-        filled = jnp.append(weights, 0).astype(x.dtype)[edges]
-        terms = [rows(filled[k], x) * x.at[peers[k]].get(mode="promise_in_bounds") for k in range(most)]
-        return sum(terms, jnp.zeros_like(x))
 
-    return by_slot
+def sum_slots(weights: Array, x: Array, edges: Any, peers: Any) -> Array:
+    """Of the rows `peers` (most, n) of x times the weights (m,) of `edges`, made by `slots`."""
+    filled = jnp.append(weights, 0).astype(x.dtype)[edges]
+    terms = [rows(filled[k], x) * x.at[peers[k]].get(mode="promise_in_bounds") for k in range(len(edges))]
+    return sum(terms, jnp.zeros((edges.shape[1], *x.shape[1:]), x.dtype))
+
+
+def sum_segments(weights: Array | None, x: Array, senders: Any, receivers: Any, num_workers: int) -> Array:
+    """Of the rows `senders` (m,) of x, to ascending receivers; those that are out of range are dropped."""
+    messages = x.at[senders].get(mode="promise_in_bounds")
+    if weights is not None:
+        messages = rows(weights, x).astype(x.dtype) * messages
+    return jax.ops.segment_sum(messages, receivers, num_workers, indices_are_sorted=True, mode="drop")
 
 
 def rows(values: Any, like: Array) -> Array:

@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
+from jax.sharding import Mesh
 from optax import tree
 
 from relaysim import topology as topologies
 from relaysim.links import edge_sum, links, rows
+from relaysim.sharding import edge_sum_over, links_over
 from relaysim.topology import Topology
 from relaysim.types import Array, Key, Mixer, Stacked
 
@@ -33,7 +35,11 @@ class RelayState(NamedTuple):
 
 
 def relay_sum(
-    trees: Topology | Sequence[Topology], *, drop: float | Array = 0.0, fill: Fill = "initial"
+    trees: Topology | Sequence[Topology],
+    *,
+    drop: float | Array = 0.0,
+    fill: Fill = "initial",
+    mesh: Mesh | None = None,
 ) -> Mixer:
     """RelaySum (Vogels et al. 2021, Algorithm 1): every contribution reaches every worker exactly once.
 
@@ -51,16 +57,18 @@ def relay_sum(
       drop: the receiver of a lost message takes it, and its count, as 0.
       fill: what stands in for a missing contribution: "initial" the common initial model, "local" the
         worker's own x_i; with "count" the sum is divided by the count instead of n.
+      mesh: devices that the workers lie over (see `sharding`): only rows that cross between them are sent.
 
     Raises:
       ValueError: where a tree is none (a cycle, not connected, directed), trees have different numbers of
-        workers, `drop` is not in [0, 1] or `fill` is none of the three.
+        workers, `drop` is not in [0, 1], `fill` is none of the three or `mesh` does not divide the workers.
     """
     if fill not in get_args(Fill):
         raise ValueError(f"fill is {fill!r}, expected one of {', '.join(map(repr, get_args(Fill)))}")
     if not isinstance(trees, Topology):
-        return deal([relay_sum(t, drop=drop, fill=fill) for t in trees])
-    n, (root, from_parent, from_children) = trees.num_workers, links(trees)
+        return deal([relay_sum(t, drop=drop, fill=fill, mesh=mesh) for t in trees])
+    n = trees.num_workers
+    root, from_parent, from_children = links(trees) if mesh is None else links_over(mesh, trees)
     is_root = np.arange(n) == root
     degrees = trees.out_degrees.astype(float)
     lossy = _check_drop(drop)
@@ -104,6 +112,7 @@ def gossip(
     *,
     lazy: bool = False,
     drop: float | Array = 0.0,
+    mesh: Mesh | None = None,
 ) -> Mixer:
     """Gossip averaging: x_i ← Σ_j W_ij x_j over the neighbours j and the worker itself.
 
@@ -120,7 +129,7 @@ def gossip(
         is not in [0, 1].
     """
     if not isinstance(topology, Topology):
-        return deal([gossip(t, weights, lazy=lazy, drop=drop) for t in topology])
+        return deal([gossip(t, weights, lazy=lazy, drop=drop, mesh=mesh) for t in topology])
     _check_connected(topology)
     if weights is None:
         matrix = topologies.metropolis_weights(topology)
@@ -128,10 +137,10 @@ def gossip(
         matrix = topologies.check_weights(weights, topology)
     if lazy:
         matrix = (matrix + scipy.sparse.eye_array(topology.num_workers)) / 2
-    return _linear(matrix, drop, renormalise=True)
+    return _linear(matrix, drop, mesh, renormalise=True)
 
 
-def push(topology: Topology, *, drop: float | Array = 0.0) -> Mixer:
+def push(topology: Topology, *, drop: float | Array = 0.0, mesh: Mesh | None = None) -> Mixer:
     """Each worker splits its x evenly among itself and those that it sends to: x_i ← Σ_j x_j / (1 + out_j).
 
     The columns of this matrix sum to one, its rows do not: on a directed graph it keeps the sum over workers
@@ -140,15 +149,17 @@ def push(topology: Topology, *, drop: float | Array = 0.0) -> Mixer:
     Args:
       topology: a directed (strongly connected) or undirected graph.
       drop: a lost message's share is lost.
+      mesh: devices that the workers lie over (see `sharding`): only rows that cross between them are sent.
 
     Raises:
-      ValueError: where the graph is not connected or `drop` is not in [0, 1].
+      ValueError: where the graph is not connected, `drop` is not in [0, 1] or `mesh` does not divide the
+        workers.
     """
     _check_connected(topology)
     n, senders, receivers = topology.num_workers, topology.senders, topology.receivers
     share = 1 / (1 + topology.out_degrees)
     edges = scipy.sparse.coo_array((share[senders], (receivers, senders)), shape=(n, n))
-    return _linear(edges + scipy.sparse.diags_array(share), drop, renormalise=False)
+    return _linear(edges + scipy.sparse.diags_array(share), drop, mesh, renormalise=False)
 
 
 def one_peer_exponential(num_workers: int, *, rounds: int = 1, drop: float | Array = 0.0) -> Mixer:
@@ -256,7 +267,7 @@ def deal(mixers: Sequence[Mixer]) -> Mixer:
     )
 
 
-def _linear(matrix: Any, drop: float | Array, *, renormalise: bool) -> Mixer:
+def _linear(matrix: Any, drop: float | Array, mesh: Mesh | None, *, renormalise: bool) -> Mixer:
     """x_i ← Σ_j M_ij x_j, a message along each edge j → i with M_ij ≠ 0."""
     matrix = scipy.sparse.coo_array(matrix)
     n, own = matrix.shape[0], matrix.diagonal()
@@ -266,7 +277,7 @@ def _linear(matrix: Any, drop: float | Array, *, renormalise: bool) -> Mixer:
     weights = matrix.data[edges][order]
     sent = np.bincount(senders, minlength=n).astype(float)
     lossy = _check_drop(drop)
-    heard = edge_sum(senders, receivers, n)
+    heard = edge_sum(senders, receivers, n) if mesh is None else edge_sum_over(mesh, senders, receivers, n)
 
     def mix(key: Key, s: tuple, x: Stacked) -> tuple[tuple, Stacked]:
         w = jnp.asarray(weights)

@@ -1,6 +1,7 @@
 """Running a method: steps inside records inside one compiled program."""
 
 import functools
+import itertools
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,9 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.sharding import NamedSharding
+from jax.tree_util import GetAttrKey
 from tqdm import tqdm
 
+from relaysim.memory import Memory, check_room, nbytes
 from relaysim.metrics import all_finite
+from relaysim.sharding import fetch, lies_over, spread
 from relaysim.types import Algorithm, Array, Key, Stacked
 
 Measure = Callable[[Stacked], dict[str, Array]]
@@ -79,10 +84,12 @@ def simulate(
 
     Returns:
       A trace of R = T / every records. Where the run diverges a warning names the step and the worker, and so
-      does `trace.divergence`.
+      does `trace.divergence`. On several machines each process has all metrics, while models and state stay
+      on the devices that they lie on (`sharding.fetch` gathers them).
 
     Raises:
       ValueError: where the sizes do not fit or `params` is not finite.
+      MemoryError: where the method's state and the records cannot fit (see `estimate_memory`).
     """
     _check(algorithm, params, num_steps, every)
     measure = measure or _nothing
@@ -91,8 +98,12 @@ def simulate(
 
     start_key, run_key = jax.random.split(key)
     params = jax.tree.map(jnp.array, params)  # a copy, since what is carried on is given away
-    carry = _program(_start, (algorithm,), start_key, params)(start_key, params)
+    over = None if _is_traced(params) else lies_over(params)
+    start = _program(_start, (algorithm, over), start_key, params)
+    _check_room(start, params)
+    carry = start(start_key, params)
     advance = _program(_advance, (algorithm, measure, every, stretch), run_key, carry)
+    _check_room(advance, carry)
     records = []
     label = progress if isinstance(progress, str) else None
     with tqdm(total=num_steps, desc=label, disable=not progress, unit="step") as bar:
@@ -104,7 +115,7 @@ def simulate(
     metrics = jax.tree.map(lambda *parts: jnp.concatenate(parts), *records) if progress else records[0]
     divergence = _first(carry.broken)
     if not _is_traced(carry):
-        metrics, divergence = jax.device_get((metrics, divergence))
+        metrics, divergence = fetch((metrics, divergence))
         divergence = Divergence(int(divergence.step), int(divergence.worker))
         if divergence:
             warnings.warn(
@@ -116,9 +127,65 @@ def simulate(
     return Trace(steps, metrics | _costs(algorithm, models, steps), models, carry.state, divergence)
 
 
-def _start(algorithm: Algorithm, key: Key, params: Stacked) -> _Carry:
+def estimate_memory(
+    algorithm: Algorithm,
+    params: Stacked,
+    *,
+    num_steps: int = 1,
+    every: int = 1,
+    measure: Measure | None = None,
+) -> Memory:
+    """What `simulate` would need with the same arguments, on each device. Compiles the run, but does not run.
+
+    >>> import optax, relaysim as rs
+    >>> def grad(key, step, x):
+    ...     return (x**2).sum(1), 2 * x
+    >>> method = rs.relaysgd(grad, rs.relay_sum(rs.topology.chain(1000)), optax.adam(0.1))
+    >>> models = jax.ShapeDtypeStruct((1000, 250), jnp.float32)
+    >>> rs.estimate_memory(method, models).parts["state.mix.up"]
+    1000000
+
+    Args:
+      algorithm: the method.
+      params: the initial models, or their shapes, each a `jax.ShapeDtypeStruct`, which may have a sharding.
+      num_steps: T, as the records of a longer run take more.
+      every: steps between records.
+      measure: as in `simulate`.
+
+    Returns:
+      Bytes by part. Print it for a table.
+
+    Raises:
+      ValueError: as `simulate`.
+    """
+    _check(algorithm, params, num_steps, every)
+    key = jax.random.key(0)
+    params = jax.tree.map(lambda leaf: _shape(leaf, getattr(leaf, "sharding", None)), params)
+    start = _program(_start, (algorithm, lies_over(params)), key, params)
+    laid = jax.tree.unflatten(jax.tree.structure(start.outputs), start.compiled(key, params).output_shardings)
+    carry = jax.tree.map(_shape, start.outputs, laid)
+    advance = _program(_advance, (algorithm, measure or _nothing, every, num_steps // every), key, carry)
+    needs = advance.compiled(key, carry).memory_analysis()
+    parts = {"given": nbytes(params)}
+    for path, leaf in jax.tree.leaves_with_path(carry.state):
+        fields = itertools.takewhile(lambda entry: isinstance(entry, GetAttrKey), path[:2])
+        name = "state" + jax.tree_util.keystr(tuple(fields))
+        parts[name] = parts.get(name, 0) + nbytes(leaf)
+    parts["data"] = nbytes(advance.closed_over)
+    parts["records"] = nbytes(advance.outputs[1])
+    parts["temporaries"] = needs.temp_size_in_bytes
+    return Memory(parts)
+
+
+def _shape(leaf: Any, over: Any) -> jax.ShapeDtypeStruct:
+    sharding = over if isinstance(over, NamedSharding) else None
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _start(algorithm: Algorithm, over: NamedSharding | None, key: Key, params: Stacked) -> _Carry:
     never = jnp.full(algorithm.num_workers, -1, jnp.int32)
-    return _Carry(jnp.zeros((), jnp.int32), algorithm.init(key, params), never)
+    carry = _Carry(jnp.zeros((), jnp.int32), algorithm.init(key, params), never)
+    return carry if over is None else spread(carry, over, algorithm.num_workers)
 
 
 def _advance(
@@ -167,7 +234,23 @@ _programs: WeakKeyDictionary = WeakKeyDictionary()
 """The compiled programs of each algorithm, for as long as its step function lives."""
 
 
-def _program(fun: Callable, static: tuple, key: Key, given: Any) -> Callable[[Key, Any], Any]:
+class _Program(NamedTuple):
+    run: Any
+    """A jitted function (closed_over, key, leaves of what is given) -> leaves of `outputs`."""
+    closed_over: list
+    outputs: Any
+    """The shapes of what comes out."""
+
+    def __call__(self, key: Key, given: Any) -> Any:
+        leaves = self.run(self.closed_over, key, jax.tree.leaves(given))
+        return jax.tree.unflatten(jax.tree.structure(self.outputs), leaves)
+
+    def compiled(self, key: Key, given: Any) -> Any:
+        """The XLA program, which later calls with the same shapes use."""
+        return self.run.lower(self.closed_over, key, jax.tree.leaves(given)).compile()
+
+
+def _program(fun: Callable, static: tuple, key: Key, given: Any) -> _Program:
     """fun(*static, key, given), compiled once for each `static` and shape of the rest; `given` is given away.
 
     The arrays that an algorithm closes over (problems, data, graphs) become arguments of the program: jit
@@ -182,20 +265,22 @@ def _program(fun: Callable, static: tuple, key: Key, given: Any) -> Callable[[Ke
     signature = (fun, own, static[1:], given_traced, jax.typeof(key), treedef, tuple(map(jax.typeof, leaves)))
     if signature in programs:
         return programs[signature]
-    closed, shape = jax.make_jaxpr(functools.partial(fun, *static), return_shape=True)(key, given)
+    closed, outputs = jax.make_jaxpr(functools.partial(fun, *static), return_shape=True)(key, given)
     traced = _is_traced(closed.consts)
 
     def run(consts: list, key: Key, leaves: list) -> list:
         return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))(key, *leaves)
 
-    run = jax.jit(run, donate_argnums=() if traced or given_traced else 2)
-
-    def program(key: Key, given: Any) -> Any:
-        return jax.tree.unflatten(jax.tree.structure(shape), run(closed.consts, key, jax.tree.leaves(given)))
-
+    donated = () if traced or given_traced else 2
+    program = _Program(jax.jit(run, donate_argnums=donated), closed.consts, outputs)
     if not traced:
         programs[signature] = program
     return program
+
+
+def _check_room(program: _Program, given: Any) -> None:
+    if not _is_traced((program.closed_over, given)):
+        check_room(program.outputs, given)
 
 
 def _nothing(params: Stacked) -> dict[str, Array]:
@@ -228,6 +313,8 @@ def _check(algorithm: Algorithm, params: Stacked, num_steps: int, every: int) ->
             )
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(f"{name} holds {leaf.dtype}, expected floating-point numbers")
-        if not _is_traced(leaf) and not bool(jnp.isfinite(leaf).all()):
+        if isinstance(leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
+            continue
+        if not bool(jnp.isfinite(leaf).all()):
             worker = int(jnp.argmin(jnp.isfinite(leaf).reshape(n, -1).all(1)))
             raise ValueError(f"{name} is not finite at worker {worker}, expected a finite start")

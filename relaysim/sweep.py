@@ -8,14 +8,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
 from relaysim import io
+from relaysim.sharding import check_mesh, fetch
 from relaysim.simulate import Trace
 
 
 def sweep(
-    run: Callable[..., Trace | dict[str, Any]], *, together: int = 64, progress: bool = False, **axes: Any
+    run: Callable[..., Trace | dict[str, Any]],
+    *,
+    together: int = 64,
+    progress: bool = False,
+    mesh: Mesh | None = None,
+    **axes: Any,
 ) -> pd.DataFrame:
     """Run every combination of the axes, side by side under vmap.
 
@@ -36,6 +44,8 @@ def sweep(
         program, where all that the axes hold is traced.
       together: how many runs go side by side, which bounds the memory.
       progress: show a bar.
+      mesh: devices to deal the runs out to, such as `rs.sharding.mesh()`, `together` being rounded up to
+        equally many runs on each. The runs' mixers then take no mesh.
       axes: a sequence of numbers, an array or a stacked pytree (such as tasks, from `tuning.stack`), each
         with its choices along the leading axis.
 
@@ -45,7 +55,8 @@ def sweep(
       others (keys, tasks) with the number of the choice.
 
     Raises:
-      ValueError: where there is no axis, or one has no choices, or `together` is not positive.
+      ValueError: where there is no axis, or one has no choices, or `together` is not positive, or `mesh` is
+        none of `AxisType.Auto`.
     """
     if not isinstance(together, int | np.integer) or together < 1:
         raise ValueError(f"together is {together!r}, expected an integer of at least 1")
@@ -55,22 +66,28 @@ def sweep(
     sizes = {name: _size(name, axis) for name, axis in values.items()}
     places = np.array(list(itertools.product(*map(range, sizes.values()))))
 
-    @jax.jit
     def run_all(values: dict[str, Any], places: Any) -> Any:
         def one(place: Any) -> Any:
             chosen = zip(sizes, place, strict=True)
-            return run(**{name: jax.tree.map(lambda v, i=i: v[i], values[name]) for name, i in chosen})
+            result = run(**{name: jax.tree.map(lambda v, i=i: v[i], values[name]) for name, i in chosen})
+            return result._replace(state=()) if isinstance(result, Trace) else result
 
         return jax.vmap(one)(places)
 
     names = {name: _names(axis, sizes[name]) for name, axis in values.items()}
     together = min(together, len(places))
+    if mesh is not None:
+        check_mesh(mesh)
+        over = P(mesh.axis_names)
+        run_all = jax.shard_map(run_all, mesh=mesh, in_specs=(P(), over), out_specs=over, check_vma=False)
+        together += -together % mesh.size
+    run_all = jax.jit(run_all)
     tables = []
     with tqdm(total=len(places), disable=not progress, unit="run") as bar:
         for first in range(0, len(places), together):
             here = places[first : first + together]
             padded = np.concatenate([here, np.repeat(here[-1:], together - len(here), axis=0)])
-            results = jax.device_get(run_all(values, padded))
+            results = fetch(run_all(values, padded))
             for i, place in enumerate(here):
                 result = jax.tree.map(lambda v, i=i: v[i], results)
                 labels = {name: names[name][k] for name, k in zip(sizes, place, strict=True)}
