@@ -1,6 +1,7 @@
 """Classification: every worker trains the same network on its own share of a data set."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +16,7 @@ from relaysim.tasks.augment import Augment
 from relaysim.tasks.datasets import Dataset
 from relaysim.tasks.partition import check_shares
 from relaysim.tasks.sampling import batch_indices, check_sizes
+from relaysim.tasks.stacked import apply, default_group, on_cpu, stacked
 from relaysim.types import Array, Key, Stacked
 
 _BATCHES = 0  # folded into a run's key for the order of the data
@@ -34,6 +36,8 @@ class Classification:
     batch_size: int = struct.field(pytree_node=False)
     test_batch: int = struct.field(pytree_node=False)
     augment: Augment | None = struct.field(pytree_node=False)
+    group: int = struct.field(pytree_node=False)
+    patches: bool = struct.field(pytree_node=False)
     x: Array
     """(N, ...) training inputs of all workers, as they are stored"""
     y: Array
@@ -79,7 +83,7 @@ class Classification:
         def loss(p: Any, x: Array, y: Array) -> Array:
             return _cross_entropy(self._logits(p, x), y).mean()
 
-        return jax.vmap(jax.value_and_grad(loss))(params, x, y)
+        return stacked(jax.value_and_grad(loss), self.group)(params, x, y)
 
     def measure(self, params: Stacked) -> dict[str, Array]:
         """How good the models are on the whole test set, and how far apart.
@@ -103,7 +107,7 @@ class Classification:
         def test_all(piece: Array) -> Any:
             piece = jnp.minimum(piece, num_samples - 1)  # what the last piece has too much is cut off below
             x, y = self._scaled(self.test_x[piece]), self.test_y[piece]
-            return jax.vmap(test, (0, None, None))(params, x, y), test(mean, x, y)
+            return stacked(lambda p: test(p, x, y), self.group)(params), test(mean, x, y)
 
         def average(values: Array) -> Array:
             """(num_pieces, ..., B) -> (...)"""
@@ -132,8 +136,7 @@ class Classification:
         return (x - jnp.broadcast_to(self.mean, x.shape)) / jnp.broadcast_to(self.std, x.shape)
 
     def _logits(self, params: Any, x: Array) -> Array:
-        logits: Any = self.model.apply({"params": params}, x)
-        return logits
+        return apply(self.model, params, x, patches=self.patches)
 
 
 def classification(
@@ -144,6 +147,8 @@ def classification(
     batch_size: int = 32,
     augment: Augment | None = None,
     test_batch: int = 500,
+    group: int | None = None,
+    patches: bool | None = None,
 ) -> Classification:
     """Train one network on a data set that is divided among workers.
 
@@ -159,6 +164,9 @@ def classification(
         scaled (see `augment`).
       test_batch: at most so many test samples at a time go through all n models in `measure`: more of them
         take more memory, and change nothing else.
+      group: how many workers are computed at once, the others waiting: fewer take less memory. By default 1
+        where convolutions are computed as products, n otherwise: the fastest, as measured on a CPU.
+      patches: compute convolutions as products of matrices (see `stacked`); by default on CPUs alone.
 
     Raises:
       ValueError: for anything that does not fit together.
@@ -178,11 +186,16 @@ def classification(
     if not isinstance(test_batch, int | np.integer) or test_batch < 1:
         raise ValueError(f"test_batch is {test_batch!r}, expected an integer of at least 1")
     mean, std = _scale(dataset)
+    patches = on_cpu() if patches is None else patches
+    if group is not None and (not isinstance(group, int | np.integer) or group < 1):
+        raise ValueError(f"group is {group!r}, expected an integer of at least 1")
     task = Classification(
         model=model,
         batch_size=batch_size,
         test_batch=int(test_batch),
         augment=augment,
+        group=len(shares),
+        patches=patches,
         x=jnp.asarray(dataset.train_x),
         y=jnp.asarray(dataset.train_y, jnp.int32),
         indices=jnp.asarray(np.concatenate(shares), jnp.int32),
@@ -202,7 +215,9 @@ def classification(
         raise ValueError(
             f"model turns {task.x[:1].shape} into {logits.shape}, expected (1, {dataset.num_classes})"
         )
-    return task
+    if group is None:
+        group = default_group(variables["params"], len(shares), patches=patches)
+    return replace(task, group=group)
 
 
 def _cross_entropy(logits: Array, labels: Array) -> Array:
