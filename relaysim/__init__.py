@@ -1,6 +1,6 @@
 """relaysim: decentralized learning of many workers, simulated in one jitted program."""
 
-from relaysim import io, metrics, models, plot, sharding, tasks, topology, tuning
+from relaysim import faults, io, metrics, models, plot, sharding, tasks, topology, tuning
 from relaysim.algorithms import (
     allreduce,
     d2,
@@ -12,6 +12,7 @@ from relaysim.algorithms import (
     relaysgd_grad,
 )
 from relaysim.algorithms.base import State, method
+from relaysim.checkpoint import Checkpoint
 from relaysim.local import local_update, per_worker
 from relaysim.memory import Memory
 from relaysim.mixing import all_reduce, deal, gossip, one_peer_exponential, push, relay_sum
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Algorithm",
+    "Checkpoint",
     "Divergence",
     "Info",
     "Memory",
@@ -38,6 +40,7 @@ __all__ = [
     "deal",
     "dpsgd",
     "estimate_memory",
+    "faults",
     "gossip",
     "gradient_tracking",
     "io",

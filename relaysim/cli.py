@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from relaysim import io, plot
+from relaysim.checkpoint import Checkpoint
 from relaysim.experiments import demo as demos
 from relaysim.experiments import training
 from relaysim.experiments.training import Settings
@@ -30,6 +31,8 @@ _HELP = {
     "every": "Steps between records.",
     "seeds": "Runs, with the seeds 0, 1, …",
     "drop": "The probability that a message is lost.",
+    "burst": "Lose messages in bursts of this mean length on each link; 0: each by itself.",
+    "down": "WORKER:FIRST:LAST, a worker that is down from one step to before another. Can be given again.",
 }
 _CHOICES = {
     "dataset": training.DATASETS,
@@ -84,7 +87,14 @@ def _settings_options(command: Callable) -> Callable:
         if field.name in _CHOICES:
             kind = click.Choice(list(_CHOICES[field.name]))
         flag = "--" + field.name.replace("_", "-")
-        command = click.option(flag, type=kind, default=field.default, help=_HELP[field.name])(command)
+        several = field.type == tuple[str, ...]
+        command = click.option(
+            flag,
+            type=str if several else kind,
+            multiple=several,
+            default=field.default,
+            help=_HELP[field.name],
+        )(command)
     return command
 
 
@@ -93,11 +103,21 @@ def _settings_options(command: Callable) -> Callable:
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("out/train"), help="Folder for the results."
 )
-def train(out: Path, **options: Any) -> None:
+@click.option(
+    "--checkpoint-every",
+    type=click.IntRange(1),
+    help="Steps between checkpoints, a multiple of --every. None by default.",
+)
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoints under --out.")
+def train(out: Path, checkpoint_every: int | None, resume: bool, **options: Any) -> None:
     """Train one method; write a tidy table of records, the settings and a picture."""
+    if resume and not checkpoint_every:
+        raise click.UsageError("--resume needs --checkpoint-every")
+    folder = out / "checkpoints"
+    checkpoint = Checkpoint(folder, checkpoint_every, resume) if checkpoint_every else None
     try:
         settings = Settings(**options)
-        traces = training.train(settings, progress=True)
+        traces = training.train(settings, progress=True, checkpoint=checkpoint)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     for seed, trace in enumerate(traces):

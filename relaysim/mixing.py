@@ -1,7 +1,8 @@
 """Communication: relaying sums over trees, gossip over graphs, and their rivals.
 
 Each function returns a `Mixer`, which works on any pytree with leaves (n, ...). In every mixer that can
-lose messages, `drop` is the probability with which each message is lost, independently of the others.
+lose messages, `drop` is the probability with which each message is lost, independently of the others, or
+another way to lose them, from `relaysim.faults`.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from jax.sharding import Mesh
 from optax import tree
 
 from relaysim import topology as topologies
+from relaysim.faults import Drop, Loss, loss_of
 from relaysim.links import edge_sum, links, rows
 from relaysim.sharding import edge_sum_over, links_over
 from relaysim.topology import Topology
@@ -32,12 +34,14 @@ class RelayState(NamedTuple):
     """The messages that came in last from each worker's parent."""
     below: Stacked
     """The sum of `up` over each worker's children."""
+    loss: Any
+    """Of the process that loses messages, for those to parents and those from them."""
 
 
 def relay_sum(
     trees: Topology | Sequence[Topology],
     *,
-    drop: float | Array = 0.0,
+    drop: Drop = 0.0,
     fill: Fill = "initial",
     mesh: Mesh | None = None,
 ) -> Mixer:
@@ -61,7 +65,7 @@ def relay_sum(
 
     Raises:
       ValueError: where a tree is none (a cycle, not connected, directed), trees have different numbers of
-        workers, `drop` is not in [0, 1], `fill` is none of the three or `mesh` does not divide the workers.
+        workers, `drop` does not fit, `fill` is none of the three or `mesh` does not divide the workers.
     """
     if fill not in get_args(Fill):
         raise ValueError(f"fill is {fill!r}, expected one of {', '.join(map(repr, get_args(Fill)))}")
@@ -71,7 +75,7 @@ def relay_sum(
     root, from_parent, from_children = links(trees) if mesh is None else links_over(mesh, trees)
     is_root = np.arange(n) == root
     degrees = trees.out_degrees.astype(float)
-    lossy = _check_drop(drop)
+    loss, worker, parent = loss_of(drop, n), np.arange(n), topologies.rooted(trees).parent
 
     def over_edges(m: Array) -> Array:
         return jnp.where(rows(is_root, m), 0, m)  # a message for each worker but the root
@@ -81,19 +85,23 @@ def relay_sum(
 
     def init(x: Stacked) -> RelayState:
         silence = tree.zeros_like(relayed(x))
-        return RelayState(jax.tree.map(lambda v: v.mean(0, keepdims=True), x), silence, silence, silence)
+        origin = jax.tree.map(lambda v: v.mean(0, keepdims=True), x)
+        return RelayState(origin, silence, silence, silence, (loss.init(n), loss.init(n)) if loss else ())
 
     def mix(key: Key, s: RelayState, x: Stacked) -> tuple[RelayState, Stacked]:
         own = relayed(tree.sub(x, s.origin))
         sent_up = tree.add(own, s.below)
         sent_down = tree.sub(jax.tree.map(from_parent, tree.add(sent_up, s.down)), s.up)
         up, down = jax.tree.map(over_edges, (sent_up, sent_down))
-        if lossy:
+        losses = s.loss
+        if loss:
             up_key, down_key = jax.random.split(key)
-            up, down = _lose(up_key, drop, up), _lose(down_key, drop, down)
+            of_up, up = _lose(up_key, loss, s.loss[0], worker, parent, up)
+            of_down, down = _lose(down_key, loss, s.loss[1], parent, worker, down)
+            losses = loss.tick(of_up), loss.tick(of_down)
         below = jax.tree.map(from_children, up)
         heard = jax.tree.map(lambda *terms: sum(terms), own, below, down)
-        return RelayState(s.origin, up, down, below), tree.add(s.origin, average(own, heard))
+        return RelayState(s.origin, up, down, below, losses), tree.add(s.origin, average(own, heard))
 
     def average(own: Stacked, heard: Stacked) -> Stacked:
         if fill == "initial":
@@ -111,7 +119,7 @@ def gossip(
     weights: Any = None,
     *,
     lazy: bool = False,
-    drop: float | Array = 0.0,
+    drop: Drop = 0.0,
     mesh: Mesh | None = None,
 ) -> Mixer:
     """Gossip averaging: x_i ← Σ_j W_ij x_j over the neighbours j and the worker itself.
@@ -126,7 +134,7 @@ def gossip(
 
     Raises:
       ValueError: where the graph is not connected, the weights do not fit it or do not sum to one, or `drop`
-        is not in [0, 1].
+        does not fit.
     """
     if not isinstance(topology, Topology):
         return deal([gossip(t, weights, lazy=lazy, drop=drop, mesh=mesh) for t in topology])
@@ -140,7 +148,7 @@ def gossip(
     return _linear(matrix, drop, mesh, renormalise=True)
 
 
-def push(topology: Topology, *, drop: float | Array = 0.0, mesh: Mesh | None = None) -> Mixer:
+def push(topology: Topology, *, drop: Drop = 0.0, mesh: Mesh | None = None) -> Mixer:
     """Each worker splits its x evenly among itself and those that it sends to: x_i ← Σ_j x_j / (1 + out_j).
 
     The columns of this matrix sum to one, its rows do not: on a directed graph it keeps the sum over workers
@@ -152,8 +160,7 @@ def push(topology: Topology, *, drop: float | Array = 0.0, mesh: Mesh | None = N
       mesh: devices that the workers lie over (see `sharding`): only rows that cross between them are sent.
 
     Raises:
-      ValueError: where the graph is not connected, `drop` is not in [0, 1] or `mesh` does not divide the
-        workers.
+      ValueError: where the graph is not connected, `drop` does not fit or `mesh` does not divide the workers.
     """
     _check_connected(topology)
     n, senders, receivers = topology.num_workers, topology.senders, topology.receivers
@@ -162,7 +169,14 @@ def push(topology: Topology, *, drop: float | Array = 0.0, mesh: Mesh | None = N
     return _linear(edges + scipy.sparse.diags_array(share), drop, mesh, renormalise=False)
 
 
-def one_peer_exponential(num_workers: int, *, rounds: int = 1, drop: float | Array = 0.0) -> Mixer:
+class PeerState(NamedTuple):
+    round: Array
+    """() int32, so far."""
+    loss: Any
+    """Of the process that loses messages, for the links of each hop."""
+
+
+def one_peer_exponential(num_workers: int, *, rounds: int = 1, drop: Drop = 0.0) -> Mixer:
     """The time-varying exponential graph (Assran et al. 2019): one peer a round, 2^k workers away.
 
     Round k averages x_i ← ½ (x_i + x_{(i − 2^(k mod D)) mod n}) with D = ⌊log₂(n − 1)⌋ + 1; k goes
@@ -174,30 +188,38 @@ def one_peer_exponential(num_workers: int, *, rounds: int = 1, drop: float | Arr
       drop: a lost message's half is lost, so use it with `push_sum`, which corrects for lost mass.
 
     Raises:
-      ValueError: where `num_workers` or `rounds` is below 1 or `drop` is not in [0, 1].
+      ValueError: where `num_workers` or `rounds` is below 1 or `drop` does not fit.
     """
     n = _check_count("num_workers", num_workers)
     _check_count("rounds", rounds)
     period = max((n - 1).bit_length(), 1)
-    lossy = _check_drop(drop)
+    loss, worker = loss_of(drop, n), np.arange(n)
 
-    def one_round(key: Key, k: Array, x: Stacked) -> Stacked:
-        peer = (jnp.arange(n) - 2 ** (k % period)) % n
+    def init(x: Stacked) -> PeerState:
+        of_hop = loss.init(n) if loss else ()
+        of_hops = jax.tree.map(lambda v: jnp.broadcast_to(v, (period, *v.shape)), of_hop)
+        return PeerState(jnp.zeros((), jnp.int32), of_hops)
+
+    def one_round(key: Key, s: PeerState, x: Stacked) -> tuple[PeerState, Stacked]:
+        hop, losses = s.round % period, s.loss
+        peer = (worker - 2**hop) % n
         arrived = jax.tree.map(lambda v: v[peer], x)
-        if lossy:
-            arrived = _lose(key, drop, arrived)
-        return jax.tree.map(lambda v, m: (v + m) / 2, x, arrived)
+        if loss:
+            of_hop = jax.tree.map(lambda v: v[hop], losses)
+            of_hop, arrived = _lose(key, loss, of_hop, peer, worker, arrived)
+            losses = jax.tree.map(lambda v, new: v.at[hop].set(new), losses, of_hop)
+        return PeerState(s.round + 1, losses), jax.tree.map(lambda v, m: (v + m) / 2, x, arrived)
 
-    def mix(key: Key, k: Array, x: Stacked) -> tuple[Array, Stacked]:
+    def mix(key: Key, s: PeerState, x: Stacked) -> tuple[PeerState, Stacked]:
         for r in range(rounds):
-            x = one_round(jax.random.fold_in(key, r), k + r, x)
-        return k + rounds, x
+            s, x = one_round(jax.random.fold_in(key, r), s, x)
+        return s._replace(loss=loss.tick(s.loss)) if loss else s, x
 
     alone = n == 1
     return Mixer(
         n,
-        init=lambda x: jnp.zeros((), jnp.int32),
-        mix=(lambda key, k, x: (k, x)) if alone else mix,
+        init,
+        mix=(lambda key, s, x: (s, x)) if alone else mix,
         sent=lambda: np.full(n, 0.0 if alone else float(rounds)),
     )
 
@@ -267,7 +289,7 @@ def deal(mixers: Sequence[Mixer]) -> Mixer:
     )
 
 
-def _linear(matrix: Any, drop: float | Array, mesh: Mesh | None, *, renormalise: bool) -> Mixer:
+def _linear(matrix: Any, drop: Drop, mesh: Mesh | None, *, renormalise: bool) -> Mixer:
     """x_i ← Σ_j M_ij x_j, a message along each edge j → i with M_ij ≠ 0."""
     matrix = scipy.sparse.coo_array(matrix)
     n, own = matrix.shape[0], matrix.diagonal()
@@ -276,42 +298,35 @@ def _linear(matrix: Any, drop: float | Array, mesh: Mesh | None, *, renormalise:
     receivers, senders = matrix.row[edges][order].astype(np.int32), matrix.col[edges][order].astype(np.int32)
     weights = matrix.data[edges][order]
     sent = np.bincount(senders, minlength=n).astype(float)
-    lossy = _check_drop(drop)
+    loss = loss_of(drop, n)
     heard = edge_sum(senders, receivers, n) if mesh is None else edge_sum_over(mesh, senders, receivers, n)
 
-    def mix(key: Key, s: tuple, x: Stacked) -> tuple[tuple, Stacked]:
+    def mix(key: Key, s: Any, x: Stacked) -> tuple[Any, Stacked]:
         w = jnp.asarray(weights)
-        if lossy:
-            w = _lose(key, drop, w)
+        if loss:
+            s, w = _lose(key, loss, s, senders, receivers, w)
+            s = loss.tick(s)
             if renormalise:
                 arrived = own + jax.ops.segment_sum(w, receivers, n, indices_are_sorted=True)
                 scale = 1 / jnp.where(arrived > 0, arrived, 1)
 
         def of_leaf(v: Array) -> Array:
             mixed = rows(own, v).astype(v.dtype) * v + heard(w, v)
-            if lossy and renormalise:
+            if loss and renormalise:
                 mixed = jnp.where(rows(arrived > 0, v), mixed * rows(scale, v).astype(v.dtype), v)
             return mixed
 
         return s, jax.tree.map(of_leaf, x)
 
-    return Mixer(n, init=lambda x: (), mix=mix, sent=lambda: sent)
+    return Mixer(n, init=lambda x: loss.init(len(weights)) if loss else (), mix=mix, sent=lambda: sent)
 
 
-def _lose(key: Key, drop: float | Array, messages: Stacked) -> Stacked:
-    """Set each message, a row in all leaves alike, to zero with probability `drop`."""
-    (count,) = {m.shape[0] for m in jax.tree.leaves(messages)}
-    lost = jax.random.bernoulli(key, drop, (count,))
-    return jax.tree.map(lambda m: jnp.where(rows(lost, m), 0, m), messages)
-
-
-def _check_drop(drop: float | Array) -> bool:
-    """Whether any message can be lost. A traced probability cannot be checked and counts as one that can."""
-    if isinstance(drop, jax.core.Tracer):
-        return True
-    if not 0 <= drop <= 1:
-        raise ValueError(f"drop is {drop}, expected a probability in [0, 1]")
-    return bool(drop > 0)
+def _lose(
+    key: Key, loss: Loss, state: Any, senders: Any, receivers: Any, messages: Stacked
+) -> tuple[Any, Stacked]:
+    """Set the messages that get lost, rows in all leaves alike, to zero."""
+    state, lost = loss.lost(key, state, senders, receivers)
+    return state, jax.tree.map(lambda m: jnp.where(rows(lost, m), 0, m), messages)
 
 
 def _check_count(name: str, value: int) -> int:

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ from jax.sharding import NamedSharding
 from jax.tree_util import GetAttrKey
 from tqdm import tqdm
 
+from relaysim import checkpoint as checkpoints
+from relaysim.checkpoint import Checkpoint
 from relaysim.memory import Memory, check_room, nbytes
 from relaysim.metrics import all_finite
 from relaysim.sharding import fetch, lies_over, spread
@@ -65,6 +68,7 @@ def simulate(
     every: int = 1,
     measure: Measure | None = None,
     progress: bool | str = False,
+    checkpoint: Checkpoint | None = None,
 ) -> Trace:
     """Run a method from the given models.
 
@@ -81,6 +85,10 @@ def simulate(
       measure: params -> dict of arrays, such as `task.measure`, taken after steps every, 2·every, …, T.
       progress: show a progress bar, with this name if it is a string; the records are then made one call at
         a time.
+      checkpoint: where to write down every so many steps what was done, so that a run that was killed and is
+        started again with the same arguments and `resume=True` ends as if nothing had happened, bit for bit.
+        What it is checked against is the key, the numbers of steps, the first models and the shapes of all
+        arrays; that method, data and hyperparameters are the same is up to the caller.
 
     Returns:
       A trace of R = T / every records. Where the run diverges a warning names the step and the worker, and so
@@ -88,31 +96,43 @@ def simulate(
       on the devices that they lie on (`sharding.fetch` gathers them).
 
     Raises:
-      ValueError: where the sizes do not fit or `params` is not finite.
+      ValueError: where the sizes do not fit, `params` is not finite, or the checkpoints in the folder are not
+        this run's.
       MemoryError: where the method's state and the records cannot fit (see `estimate_memory`).
     """
-    _check(algorithm, params, num_steps, every)
+    _check(algorithm, params, num_steps, every, checkpoint)
     measure = measure or _nothing
-    num_records = num_steps // every
-    stretch = 1 if progress else num_records
 
     start_key, run_key = jax.random.split(key)
-    params = jax.tree.map(jnp.array, params)  # a copy, since what is carried on is given away
-    over = None if _is_traced(params) else lies_over(params)
-    start = _program(_start, (algorithm, over), start_key, params)
-    _check_room(start, params)
-    carry = start(start_key, params)
-    advance = _program(_advance, (algorithm, measure, every, stretch), run_key, carry)
+    copy = jax.tree.map(jnp.array, params)  # since what is carried on is given away
+    over = None if _is_traced(copy) else lies_over(copy)
+    start = _program(_start, (algorithm, over), start_key, copy)
+    _check_room(start, copy)
+    carry = start(start_key, copy)
+    taken, records = 0, []
+    if checkpoint:
+        _, record = jax.eval_shape(functools.partial(_advance, algorithm, measure, every, 1), run_key, carry)
+        run = checkpoints.describe(key, params, num_steps, every, carry, record)
+        if saved := checkpoints.load(checkpoint, run, carry, record):
+            taken, carry, done = saved
+            records = [done]
+
+    between = checkpoint.every // every if checkpoint else 0
+    at_once = 1 if progress else math.gcd(num_steps // every, between, taken // every)
+    advance = _program(_advance, (algorithm, measure, every, at_once), run_key, carry)
     _check_room(advance, carry)
-    records = []
     label = progress if isinstance(progress, str) else None
-    with tqdm(total=num_steps, desc=label, disable=not progress, unit="step") as bar:
-        for _ in range(num_records // stretch):
+    with tqdm(total=num_steps, initial=taken, desc=label, disable=not progress, unit="step") as bar:
+        while taken < num_steps:
             carry, record = advance(run_key, carry)
             records.append(record)
-            bar.update(stretch * every)
+            taken += at_once * every
+            bar.update(at_once * every)
+            if checkpoint and (taken % checkpoint.every == 0 or taken == num_steps):
+                records = [_joined(records)]
+                checkpoints.save(checkpoint, run, taken, carry, records[0])
 
-    metrics = jax.tree.map(lambda *parts: jnp.concatenate(parts), *records) if progress else records[0]
+    metrics = _joined(records)
     divergence = _first(carry.broken)
     if not _is_traced(carry):
         metrics, divergence = fetch((metrics, divergence))
@@ -158,7 +178,7 @@ def estimate_memory(
     Raises:
       ValueError: as `simulate`.
     """
-    _check(algorithm, params, num_steps, every)
+    _check(algorithm, params, num_steps, every, None)
     key = jax.random.key(0)
     params = jax.tree.map(lambda leaf: _shape(leaf, getattr(leaf, "sharding", None)), params)
     start = _program(_start, (algorithm, lies_over(params)), key, params)
@@ -209,6 +229,10 @@ def _advance(
         return carry, {"loss": total / every} | measure(params)
 
     return jax.lax.scan(record, carry, None, length=num_records)
+
+
+def _joined(records: list[dict[str, Array]]) -> dict[str, Array]:
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts) if len(parts) > 1 else parts[0], *records)
 
 
 def _first(broken: Array) -> Divergence:
@@ -291,7 +315,9 @@ def _is_traced(pytree: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(pytree))
 
 
-def _check(algorithm: Algorithm, params: Stacked, num_steps: int, every: int) -> None:
+def _check(
+    algorithm: Algorithm, params: Stacked, num_steps: int, every: int, checkpoint: Checkpoint | None
+) -> None:
     if not isinstance(algorithm, Algorithm):
         raise ValueError(
             f"algorithm is {algorithm!r}, expected a method such as rs.relaysgd(grad, mixer, optimizer)"
@@ -301,6 +327,8 @@ def _check(algorithm: Algorithm, params: Stacked, num_steps: int, every: int) ->
             raise ValueError(f"{name} is {value!r}, expected an integer of at least 1")
     if num_steps % every:
         raise ValueError(f"num_steps is {num_steps}, expected a multiple of every = {every}")
+    if checkpoint and checkpoint.every % every:
+        raise ValueError(f"checkpoint.every is {checkpoint.every}, expected a multiple of every = {every}")
     n = algorithm.num_workers
     leaves = jax.tree.leaves_with_path(params)
     if not leaves:

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import relaysim as rs
-from relaysim import topology
+from relaysim import faults, topology
 
 N = 4
 sgd, key = optax.sgd(0.1), jax.random.key(0)
@@ -19,6 +19,7 @@ one_way = topology.from_edges(3, [(0, 1), (1, 2)], directed=True)
 start, eye = jnp.ones((N, 3)), np.eye(N)
 nan_at_2 = start.at[2, 1].set(jnp.nan)
 drops = [-0.1, 1.5, float("nan")]
+outage_of_4 = faults.Outage([1, 4], 0, 1)
 
 
 def never(key, step, params):
@@ -79,6 +80,29 @@ MIXERS = [
     ),
 ]
 
+FAULTS = [
+    *(case(f"bursts: probability {p}", r"probability is .*\[0, 1\]", faults.bursts, p, 2.0) for p in drops),
+    *(
+        case(f"bursts: length {length}", r"length is .*at least 1", faults.bursts, 0.1, length)
+        for length in (0.5, float("nan"), float("inf"))
+    ),
+    case("bursts: too many for their length", r"0.7 in bursts of 2, expected at most", faults.bursts, 0.7, 2),
+    case("outage: no workers", "workers is empty", faults.Outage, [], 0, 1),
+    case("outage: worker", "workers holds -1", faults.Outage, [1, -1], 0, 1),
+    case("outage: first", "first is 0.5", faults.Outage, [1], 0.5, 1),
+    case("outage: last", "last is 3, expected a step after first = 3", faults.Outage, [1], 3, 3),
+    case("pause: worker", "of worker 4, but there are 4", lambda: faults.pause(method(), outage_of_4)),
+    *(
+        case(f"{mixer.__name__}: {name}", message, mixer, argument, drop=drop)
+        for mixer, argument in ((rs.relay_sum, chain), (rs.one_peer_exponential, N))
+        for name, message, drop in (
+            ("outage of a worker too many", "of worker 4, but there are 4", outage_of_4),
+            ("a name", r"drop is 'bursts', expected a probability in \[0, 1\] or", "bursts"),
+            ("one of several", r"drop is 1.5, expected .*\[0, 1\]", [0.1, 1.5]),
+        )
+    ),
+]
+
 METHODS = [
     *(
         case(f"{build.__name__}: {name}", message, build, *args)
@@ -125,6 +149,14 @@ RUNS = [
     case("half a step", "num_steps is 2.5", simulate, num_steps=2.5),
     case("every 0", "every is 0", simulate, every=0),
     case("every negative", "every is -2", simulate, every=-2),
+    case("checkpoint: every 0", "every is 0", rs.Checkpoint, "out", 0),
+    case(
+        "checkpoint: no multiple",
+        "checkpoint.every is 3, expected a multiple of every = 2",
+        simulate,
+        every=2,
+        checkpoint=rs.Checkpoint("out", 3),
+    ),
     case(
         "a task for others",
         r"params has shape \(4, 3\).*\(5, 3\)",
@@ -158,7 +190,7 @@ TASKS = [
 ]
 
 
-@pytest.mark.parametrize(("call", "message"), MIXERS + METHODS + RUNS + TASKS)
+@pytest.mark.parametrize(("call", "message"), MIXERS + FAULTS + METHODS + RUNS + TASKS)
 def test_refused_with_a_message(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -44,6 +45,11 @@ def test_train_writes_settings_records_and_picture(tmp_path):
         ("--momentum", 1, "momentum is 1.0"),
         ("--workers", 0, "must be an integer >= 1"),
         ("--seeds", 0, "seeds is 0"),
+        ("--burst", 3, "burst is 3.0, expected a drop above 0"),
+        ("--down", "3:5", "down is '3:5', expected worker:first:last"),
+        ("--down", "3:5:5", "expected a step after first = 5"),
+        ("--down", "16:0:5", "there are 16 workers"),
+        ("--resume", "--every=1", "--resume needs --checkpoint-every"),
     ],
 )
 def test_train_says_what_is_wrong_and_writes_nothing(tmp_path, option, value, message):
@@ -51,6 +57,27 @@ def test_train_says_what_is_wrong_and_writes_nothing(tmp_path, option, value, me
     assert result.exit_code != 0
     assert message in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_train_goes_on_from_its_checkpoints(tmp_path):
+    options = ["--method", "sgp", "--workers", 4, "--steps", 6, "--every", 2, "--seeds", 2, "--out", tmp_path]
+    options += ["--drop", 0.2, "--burst", 3, "--down", "1:0:2", "--down", "2:3:5", "--checkpoint-every", 2]
+    first = invoke("train", *options)
+    assert first.exit_code == 0, first.output
+    records, folder = tmp_path / "records.csv", tmp_path / "checkpoints"
+    written = records.read_bytes()
+    assert {path.name for path in (folder / "seed1").iterdir()} == {"4", "6"}
+
+    again = invoke("train", *options)
+    assert again.exit_code != 0 and "holds checkpoints" in again.output
+    other = invoke("train", *options, "--resume", "--learning-rate", 0.2)
+    assert other.exit_code != 0 and "learning_rate is 0.2 but was 0.1" in other.output
+
+    records.unlink()
+    shutil.rmtree(folder / "seed1" / "6")
+    resumed = invoke("train", *options, "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert records.read_bytes() == written
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["train", "--help"]])

@@ -26,6 +26,7 @@ def directed(n):
 
 
 ring, random_tree = topology.ring, functools.partial(topology.random_tree, seed=1)
+outage = rs.faults.Outage([0], 3, 6)
 
 
 class Row(NamedTuple):
@@ -34,7 +35,8 @@ class Row(NamedTuple):
     """(grad, optimizer, n) -> Algorithm"""
     twin: Callable
     """(n, the mean of the first models, *what every method's twin takes) -> a generator of models"""
-    momentum: bool = False
+    is_sgd: bool = True
+    """Whether a single worker does plain SGD."""
 
 
 ROWS = [
@@ -64,7 +66,7 @@ ROWS = [
         lambda n, x0, *run: twins.quasi_global_momentum(
             twins.gossip(twins.metropolis(ring(n))), *run, beta=0.8
         ),
-        momentum=True,
+        is_sgd=False,
     ),
     Row(
         "quasi_global_momentum_nesterov",
@@ -72,7 +74,7 @@ ROWS = [
         lambda n, x0, *run: twins.quasi_global_momentum(
             twins.gossip(twins.metropolis(ring(n))), *run, beta=0.8, nesterov=True
         ),
-        momentum=True,
+        is_sgd=False,
     ),
     Row(
         "relaysgd",
@@ -88,6 +90,28 @@ ROWS = [
         "relaysgd_drops",
         lambda grad, opt, n: rs.relaysgd(grad, rs.relay_sum(random_tree(n), drop=0.3, fill="local"), opt),
         lambda n, x0, *run: twins.dpsgd(twins.relay_sum(random_tree(n), x0, drop=0.3, fill="local"), *run),
+    ),
+    Row(
+        "relaysgd_outage",
+        lambda grad, opt, n: rs.faults.pause(
+            rs.relaysgd(
+                grad,
+                rs.relay_sum(random_tree(n), drop=[rs.faults.bursts(0.2, 3.0), outage], fill="local"),
+                opt,
+            ),
+            outage,
+        ),
+        lambda n, x0, *run: twins.dpsgd(
+            twins.relay_sum(
+                random_tree(n),
+                x0,
+                drop=twins.together([twins.bursts(0.2, 3.0), twins.outage([0], 3, 6)]),
+                fill="local",
+            ),
+            *run,
+            down=lambda t: [0] * (3 <= t < 6),
+        ),
+        is_sgd=False,
     ),
     Row(
         "relaysgd_grad",
@@ -253,7 +277,7 @@ def test_few_workers_equal_the_slow_twin(row, n, x64):
     assert distance(trace.metrics["x"], run_twin(row.twin, n, start(n=n))) < 1e-12
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if not row.momentum], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [row for row in ROWS if row.is_sgd], ids=lambda row: row.name)
 def test_twin_of_one_worker_does_plain_sgd(row, x64):
     plain = run_twin(lambda n, x0, *run: twins.sgd(*run), 1, start(n=1))
     assert distance(run_twin(row.twin, 1, start(n=1)), plain) < 1e-12

@@ -7,10 +7,12 @@ generator of the models after each step, made from a mixer's twin, a gradient (t
 the first models and one key for each step.
 
 Random numbers are the only thing that is not done anew: which messages get lost is drawn by the same calls
-with the same keys as in `relaysim.mixing`, in the `lost_...` functions.
+with the same keys as in `relaysim.mixing` and `relaysim.faults`, in the functions of the first section.
+There `drop` is a probability or a function (key, number of the call, links) -> [whether it is lost].
 """
 
 import functools
+import itertools
 import math
 
 import jax
@@ -18,23 +20,63 @@ import numpy as np
 
 from relaysim import topology
 
+# Lost messages
 
-def lost_in_tree(key, tree, drop):
+
+def lost_in_tree(key, call, tree, drop):
     """Drawn for each worker's message to its parent, and with another key for its parent's to it."""
-    if drop == 0:
-        return set()
     n, parent = tree.num_workers, topology.rooted(tree).parent.tolist()
-    up, down = (jax.random.bernoulli(k, drop, (n,)).tolist() for k in jax.random.split(key))
-    return {(i, parent[i]) for i in range(n) if up[i]} | {(parent[i], i) for i in range(n) if down[i]}
+    up_key, down_key = jax.random.split(key)
+    up, down = [(i, parent[i]) for i in range(n)], [(parent[i], i) for i in range(n)]
+    return lost_of(up_key, call, up, drop) | lost_of(down_key, call, down, drop)
 
 
-def lost_on_edges(key, edges, drop):
+def lost_on_edges(key, call, edges, drop):
     """Drawn for each edge (sender, receiver), sorted by receiver, then by sender."""
-    if drop == 0:
-        return set()
-    edges = sorted(edges, key=lambda edge: (edge[1], edge[0]))
-    lost = jax.random.bernoulli(key, drop, (len(edges),)).tolist()
-    return {edge for edge, is_lost in zip(edges, lost, strict=True) if is_lost}
+    return lost_of(key, call, sorted(edges, key=lambda edge: (edge[1], edge[0])), drop)
+
+
+def lost_of(key, call, links, drop):
+    if callable(drop):
+        lost = drop(key, call, links)
+    else:
+        lost = jax.random.bernoulli(key, drop, (len(links),)).tolist() if drop else [False] * len(links)
+    return {link for link, is_lost in zip(links, lost, strict=True) if is_lost}
+
+
+def bursts(probability, length):
+    """Each link remembers whether it lost the last message."""
+    lost_last = {}
+
+    def drop(key, call, links):
+        uniform = jax.random.uniform(key, (len(links),)).tolist()
+        for link, u in zip(links, uniform, strict=True):
+            if link not in lost_last:
+                chance = probability
+            elif lost_last[link]:
+                chance = 1 - 1 / length
+            else:
+                chance = probability / (length * (1 - probability))
+            lost_last[link] = u < chance
+        return [lost_last[link] for link in links]
+
+    return drop
+
+
+def outage(workers, first, last):
+    def drop(key, call, links):
+        return [first <= call < last and (i in workers or j in workers) for i, j in links]
+
+    return drop
+
+
+def together(drops):
+    def drop(key, call, links):
+        keys = jax.random.split(key, len(drops))
+        lost = [lost_of(k, call, links, d) for k, d in zip(keys, drops, strict=True)]
+        return [any(link in each for each in lost) for link in links]
+
+    return drop
 
 
 # Mixers
@@ -46,10 +88,11 @@ def relay_sum(tree, x0, *, drop=0.0, fill="initial"):
     neighbours = {i: tree.neighbours(i).tolist() for i in range(n)}
     links = [(i, j) for i in range(n) for j in neighbours[i]]
     messages, counts = {link: np.zeros_like(x0) for link in links}, dict.fromkeys(links, 0)
+    calls = itertools.count()
 
     def mix(key, x):
         nonlocal messages, counts
-        lost = lost_in_tree(key, tree, drop)
+        lost = lost_in_tree(key, next(calls), tree, drop)
         new_messages, new_counts = {}, {}
         for i, j in links:
             others = [k for k in neighbours[i] if k != j]
@@ -92,9 +135,10 @@ def gossip(weights, *, drop=0.0):
     n = len(weights)
     neighbours = {i: [j for j in range(n) if i != j and weights[i, j] != 0] for i in range(n)}
     edges = [(j, i) for i in range(n) for j in neighbours[i]]
+    calls = itertools.count()
 
     def mix(key, x):
-        lost = lost_on_edges(key, edges, drop)
+        lost = lost_on_edges(key, next(calls), edges, drop)
         mixed = x.copy()
         for i in range(n):
             heard = [i] + [j for j in neighbours[i] if (j, i) not in lost]
@@ -110,9 +154,10 @@ def push(graph, *, drop=0.0):
     """Worker i halves x_i with one that it sends to, splits it in three with two, and so on."""
     n = graph.num_workers
     edges = [(j, i) for i in range(n) for j in graph.neighbours(i).tolist()]
+    calls = itertools.count()
 
     def mix(key, x):
-        lost = lost_on_edges(key, edges, drop)
+        lost = lost_on_edges(key, next(calls), edges, drop)
         mixed = np.zeros_like(x)
         for i in range(n):
             receivers = [j for sender, j in edges if sender == i]
@@ -135,10 +180,12 @@ def one_peer_exponential(n, *, rounds=1, drop=0.0):
         if n == 1:
             return x
         period = math.floor(math.log2(n - 1)) + 1
+        call = k // rounds
         for r in range(rounds):
-            lost = jax.random.bernoulli(jax.random.fold_in(key, r), drop, (n,)).tolist()
             hop = 2 ** (k % period)
-            x = np.stack([(x[i] + (0 if lost[i] else x[(i - hop) % n])) / 2 for i in range(n)])
+            links = [((i - hop) % n, i) for i in range(n)]
+            lost = lost_of(jax.random.fold_in(key, r), call, links, drop)
+            x = np.stack([(x[i] + (0 if (j, i) in lost else x[j])) / 2 for j, i in links])
             k += 1
         return x
 
@@ -174,35 +221,44 @@ def relay_sum_over(trees, x0, **options):
 # Methods
 
 
-def dpsgd(mix, grad, lr, x, keys):
+def nobody(t):
+    return ()
+
+
+def keep(workers, before, after):
+    """`after`, but for the rows of these workers, which are as before."""
+    return np.stack([before[i] if i in workers else after[i] for i in range(len(after))])
+
+
+def dpsgd(mix, grad, lr, x, keys, *, down=nobody):
     for t, key in enumerate(keys):
-        x = mix(key, x - lr * grad(t, x))
+        x = keep(down(t), x, mix(key, x - lr * grad(t, x)))
         yield x
 
 
-def d2(mix, grad, lr, x, keys):
+def d2(mix, grad, lr, x, keys, *, down=nobody):
     """x_{t+1} = W (2 x_t − x_{t−1} − γ (g_t − g_{t−1})) and x_1 = W (x_0 − γ g_0), as in the paper."""
-    last_x = last_g = None
+    last_x, last_g = x, np.zeros_like(x)
     for t, key in enumerate(keys):
         g = grad(t, x)
-        half = x - lr * g if t == 0 else 2 * x - last_x - lr * (g - last_g)
-        last_x, last_g = x, g
-        x = mix(key, half)
+        mixed = mix(key, 2 * x - last_x - lr * (g - last_g))
+        last_x, last_g = keep(down(t), last_x, x), keep(down(t), last_g, g)
+        x = keep(down(t), x, mixed)
         yield x
 
 
-def gradient_tracking(mix, grad, lr, x, keys):
+def gradient_tracking(mix, grad, lr, x, keys, *, down=nobody):
     """x' = W (x − γ y) and y' = W y + g' − g, where y, an estimate of the mean, is g at first."""
-    y, last_g, mixed_y = None, None, None
+    mixed_y = last_g = np.zeros_like(x)
     for t, key in enumerate(keys):
         g = grad(t, x)
-        y = g if t == 0 else mixed_y + g - last_g
-        last_g = g
-        x, mixed_y = np.hsplit(mix(key, np.hstack([x - lr * y, y])), 2)
+        y = mixed_y + g - last_g
+        new_x, new_y = np.hsplit(mix(key, np.hstack([x - lr * y, y])), 2)
+        x, mixed_y, last_g = (keep(down(t), *pair) for pair in [(x, new_x), (mixed_y, new_y), (last_g, g)])
         yield x
 
 
-def quasi_global_momentum(mix, grad, lr, x, keys, *, beta, nesterov=False):
+def quasi_global_momentum(mix, grad, lr, x, keys, *, beta, nesterov=False, down=nobody):
     """The published steps, with m in units of gradients."""
     m = np.zeros_like(x)
     for t, key in enumerate(keys):
@@ -210,29 +266,29 @@ def quasi_global_momentum(mix, grad, lr, x, keys, *, beta, nesterov=False):
         b = beta * m + g
         direction = g + beta * b if nesterov else b / (1 + beta)
         new_x = mix(key, x - lr * direction)
-        m = beta * m + (1 - beta) * (x - new_x) / lr
-        x = new_x
+        m = keep(down(t), m, beta * m + (1 - beta) * (x - new_x) / lr)
+        x = keep(down(t), x, new_x)
         yield x
 
 
-def relaysgd_grad(mix, grad, lr, x, keys):
+def relaysgd_grad(mix, grad, lr, x, keys, *, down=nobody):
     for t, key in enumerate(keys):
-        x = x + mix(key, -lr * grad(t, x))
+        x = keep(down(t), x, x + mix(key, -lr * grad(t, x)))
         yield x
 
 
-def push_sum(mix, grad, lr, x, keys):
+def push_sum(mix, grad, lr, x, keys, *, down=nobody):
     w = np.ones((len(x), 1))
     for t, key in enumerate(keys):
         mixed = mix(key, np.hstack([x - lr * grad(t, x / w), w]))
-        x, w = mixed[:, :-1], mixed[:, -1:]
+        x, w = keep(down(t), x, mixed[:, :-1]), keep(down(t), w, mixed[:, -1:])
         yield x / w
 
 
-def allreduce(mix, grad, lr, x, keys):
+def allreduce(mix, grad, lr, x, keys, *, down=nobody):
     x = np.stack([x.mean(0)] * len(x))
     for t, key in enumerate(keys):
-        x = x - lr * mix(key, grad(t, x))
+        x = keep(down(t), x, x - lr * mix(key, grad(t, x)))
         yield x
 
 

@@ -1,8 +1,8 @@
 """One method on one data set, by the names that the command line takes."""
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import optax
 import pandas as pd
 from matplotlib import pyplot as plt
 
-from relaysim import algorithms, io, mixing, plot, topology
+from relaysim import algorithms, faults, io, mixing, plot, topology
+from relaysim.checkpoint import Checkpoint, check_same
 from relaysim.models import MLP
 from relaysim.simulate import Trace, simulate
 from relaysim.tasks import Dataset, classification, datasets, partition
@@ -78,6 +79,8 @@ class Settings:
     every: int = 10
     seeds: int = 1
     drop: float = 0.0
+    burst: float = 0.0
+    down: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -98,24 +101,50 @@ class Settings:
             raise ValueError(f"learning_rate is {self.learning_rate}, expected a number > 0")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum is {self.momentum}, expected a number in [0, 1)")
-        if self.drop and self.method == "allreduce":
-            raise ValueError(f"drop is {self.drop}, but all-reduce loses no messages")
+        if self.burst and not self.drop:
+            raise ValueError(f"burst is {self.burst}, expected a drop above 0 with it")
+        for name, value in (("drop", self.drop), ("down", outages(self.down))):
+            if value and self.method == "allreduce":
+                raise ValueError(f"{name} is {value}, but all-reduce loses no messages")
         if self.seeds < 1:
             raise ValueError(f"seeds is {self.seeds}, expected at least 1")
 
 
-def train(settings: Settings, *, progress: bool = False) -> list[Trace]:
-    """Train once for each seed 0, 1, …; a seed fixes the partition, the initial model and everything else.
+def outages(down: Sequence[str]) -> list[faults.Outage]:
+    """What "worker:first:last" stands for.
 
     Raises:
-      ValueError: where the settings do not fit together.
+      ValueError: where one is not of this form.
+    """
+    found = []
+    for text in down:
+        numbers = text.split(":")
+        if len(numbers) != 3 or not all(number.isdecimal() for number in numbers):
+            raise ValueError(f"down is {text!r}, expected worker:first:last, three whole numbers")
+        worker, first, last = map(int, numbers)
+        found.append(faults.Outage([worker], first, last))
+    return found
+
+
+def train(settings: Settings, *, progress: bool = False, checkpoint: Checkpoint | None = None) -> list[Trace]:
+    """Train once for each seed 0, 1, …; a seed fixes the partition, the initial model and everything else.
+
+    Args:
+      checkpoint: where to write down what was done: the settings, and each seed in a folder of its own.
+
+    Raises:
+      ValueError: where the settings do not fit together, or with those in the folder of checkpoints.
     """
     s = settings
     algorithm, communicate, takes = METHODS[s.method]
+    down = outages(s.down)
+    drop = [faults.bursts(s.drop, s.burst)] if s.burst else [s.drop] if s.drop else []
     mixer = communicate(
         TOPOLOGIES[s.topology](s.workers) if takes and s.topology else s.workers,
-        **({"drop": s.drop} if s.drop else {}),
+        **({"drop": [*drop, *down]} if drop or down else {}),
     )
+    if checkpoint:
+        _keep_settings(settings, checkpoint)
     data = DATASETS[s.dataset]()
     model = MLP((64,), data.num_classes)
     traces = []
@@ -124,6 +153,8 @@ def train(settings: Settings, *, progress: bool = False) -> list[Trace]:
         shares = PARTITIONS[s.partition](split_key, data.train_y, s.workers, s.alpha)
         task = classification(model, data, shares, batch_size=s.batch_size)
         method = algorithm(task.grad, mixer, OPTIMIZERS[s.optimizer](s.learning_rate, s.momentum))
+        if down:
+            method = faults.pause(method, down)
         traces.append(
             simulate(
                 run_key,
@@ -133,6 +164,7 @@ def train(settings: Settings, *, progress: bool = False) -> list[Trace]:
                 every=s.every,
                 measure=task.measure,
                 progress=progress and f"seed {seed}",
+                checkpoint=checkpoint and replace(checkpoint, folder=Path(checkpoint.folder) / f"seed{seed}"),
             )
         )
     return traces
@@ -141,8 +173,7 @@ def train(settings: Settings, *, progress: bool = False) -> list[Trace]:
 def save(settings: Settings, traces: list[Trace], folder: Path | str) -> list[Path]:
     """Write settings.json, records.csv (tidy: seed, step, metric, worker, value) and curves.png."""
     folder = Path(folder)
-    with io.whole(folder / "settings.json") as beside:
-        beside.write_text(json.dumps(asdict(settings), indent=2) + "\n")
+    _write(settings, folder / "settings.json")
     records = pd.concat([io.tidy(trace).assign(seed=seed) for seed, trace in enumerate(traces)])
     io.save_table(records[["seed", "step", "metric", "worker", "value"]], folder / "records.csv")
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
@@ -151,6 +182,22 @@ def save(settings: Settings, traces: list[Trace], folder: Path | str) -> list[Pa
     plot.save(figure, folder / "curves.png")
     plt.close(figure)
     return [folder / name for name in ("settings.json", "records.csv", "curves.png")]
+
+
+def _write(settings: Settings, path: Path) -> None:
+    with io.whole(path) as beside:
+        beside.write_text(json.dumps(asdict(settings), indent=2) + "\n")
+
+
+def _keep_settings(settings: Settings, checkpoint: Checkpoint) -> None:
+    """Write the settings beside the checkpoints, or compare them with those that are there."""
+    folder = Path(checkpoint.folder)
+    path = folder / "settings.json"
+    if checkpoint.resume and path.exists():
+        return check_same(folder, json.loads(json.dumps(asdict(settings))), json.loads(path.read_text()))
+    if not checkpoint.resume and any(folder.glob("seed*/*")):
+        raise ValueError(f"folder is {folder}, which holds checkpoints: expected another, or to resume")
+    _write(settings, path)
 
 
 def _check_choice(name: str, value: str, choices: Mapping[str, Any]) -> None:
