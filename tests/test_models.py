@@ -49,7 +49,7 @@ def residual(stem, blocks, channels, num_classes):
             CNN(10),
             (28, 28, 1),
             10,
-            convolution(5, 1, 16, True) + convolution(5, 16, 32, True) + dense(7 * 7 * 32, 10),
+            convolution(3, 1, 16, True) + convolution(3, 16, 32, True) + dense(7 * 7 * 32, 10),
         ),
         (
             CNN(10, (4, 8, 16), 3),
