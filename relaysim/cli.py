@@ -10,8 +10,8 @@ import click
 
 from relaysim import io, plot
 from relaysim.checkpoint import Checkpoint
+from relaysim.experiments import deep, tables, training
 from relaysim.experiments import demo as demos
-from relaysim.experiments import training
 from relaysim.experiments.training import Settings
 
 _FIGURES = {name: f"relaysim.experiments.figure{name}" for name in ("2", "3", "5", "6", "7", "8", "9", "10")}
@@ -78,6 +78,49 @@ def figure(name: str, out: Path, smoke: bool) -> None:
     table = experiment.run(smoke)
     click.echo(io.save_table(table, out / f"figure{name}.csv"))
     click.echo(plot.save(experiment.picture(table), out / f"figure{name}.png"))
+
+
+@app.command()
+@click.argument("name", type=click.Choice(list(tables.TABLES)))
+@click.option(
+    "--data", type=click.Choice(list(tables.DATASETS)), help="Fashion-MNIST by default, texts for table 4."
+)
+@click.option("--folder", type=click.Path(path_type=Path), help="Where the files of the data are.")
+@click.option("--epochs", type=click.IntRange(1), default=3, help="Epochs of each run.")
+@click.option("--workers", type=click.IntRange(2), default=16, help="How many workers.")
+@click.option("--seeds", type=click.IntRange(1), default=3, help="Runs of each kind.")
+@click.option("--search", is_flag=True, help="Search the learning rates for these data first.")
+@click.option("--paper", is_flag=True, help="The paper's own: VGG-11 on CIFAR-10 for 200 epochs (on a GPU).")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), help="Folder for the results.")
+def table(
+    name: str,
+    data: str | None,
+    folder: Path | None,
+    epochs: int,
+    workers: int,
+    seeds: int,
+    search: bool,
+    paper: bool,
+    out: Path,
+) -> None:
+    """A table of the RelaySum paper on deep learning, its numbers beside ours."""
+    chosen = tables.TABLES[name]
+    try:
+        setting, rates = (
+            tables.full(folder)
+            if paper
+            else tables.small(tables.DATASETS[data or chosen.data](folder), epochs, workers)
+        )
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    if search:
+        tried = deep.search(setting, chosen.methods, chosen.alphas)
+        click.echo(io.save_table(tried, out / f"table{name}_search.csv"))
+        rates = deep.best_rates(tried)
+    runs = tables.run(chosen, setting, seeds=seeds, rates=rates)
+    click.echo(tables.summary(chosen, runs).to_string())
+    click.echo(io.save_table(runs, out / f"table{name}.csv"))
+    click.echo(plot.save(tables.picture(chosen, runs), out / f"table{name}.png"))
 
 
 def _settings_options(command: Callable) -> Callable:

@@ -11,7 +11,7 @@ import pytest
 
 from relaysim.models import MLP
 from relaysim.tasks import classification, datasets
-from relaysim.tasks.datasets import cifar10, digits, fashion_mnist, huggingface, mnist
+from relaysim.tasks.datasets import cifar10, digits, fashion_mnist, huggingface, mnist, topics
 
 
 @pytest.fixture(autouse=True)
@@ -378,3 +378,27 @@ def test_one_split_alone(tmp_path):
     Dataset.from_dict(GOOD).save_to_disk(tmp_path)
     with pytest.raises(ValueError, match="holds one split alone"):
         huggingface(tmp_path, inputs="x")
+
+
+# Texts
+
+
+def test_topics_can_be_told_from_their_words():
+    from sklearn.linear_model import LogisticRegression
+
+    data = topics(train=4000, test=1000)
+    assert data.train_x.dtype == np.int32 and data.train_x.shape == (4000, 32)
+    lengths = (data.train_x > 0).sum(1)
+    assert lengths.min() == 8 and lengths.max() == 32
+    assert (np.diff((data.train_x > 0).astype(int), axis=1) <= 0).all()  # words first, then padding
+    parts = (data.train_x, data.test_x)
+    counts = [np.stack([np.bincount(row, minlength=500)[1:] for row in x]) for x in parts]
+    model = LogisticRegression(max_iter=200).fit(counts[0], data.train_y)
+    assert 0.8 < model.score(counts[1], data.test_y) < 0.97
+    assert np.array_equal(topics(train=4000, test=1000).train_x, data.train_x)
+    assert not np.array_equal(topics(train=4000, test=1000, seed=1).train_x, data.train_x)
+
+
+def test_bad_topics():
+    with pytest.raises(ValueError, match="num_classes is 0, expected an integer of at least 1"):
+        topics(0)

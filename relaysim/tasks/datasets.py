@@ -67,6 +67,39 @@ def digits(test_fraction: float = 0.2) -> Dataset:
     )
 
 
+def topics(num_classes: int = 4, *, train: int = 12_000, test: int = 2_000, seed: int = 0) -> Dataset:
+    """Made-up texts on a few topics: token ids (N, 32) int32, 0 after the end of a text, below 500.
+
+    A text has 8 to 32 words. A word is one of its topic with probability 0.25, else one of those that all
+    texts share; a topic favours some words of the same vocabulary over others, so that a single word tells
+    little. For networks that read text where no corpus is at hand.
+
+    >>> topics(train=100, test=10).train_x.shape
+    (100, 32)
+
+    Args:
+      num_classes: C, the topics.
+      train: texts to train on.
+      test: texts to test on.
+      seed: fixes the vocabulary and the texts.
+    """
+    for name, value in (("num_classes", num_classes), ("train", train), ("test", test)):
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name} is {value!r}, expected an integer of at least 1")
+    vocabulary, length, rng = 500, 32, np.random.default_rng(seed)
+    shared = rng.dirichlet(np.full(vocabulary - 1, 0.5))
+    own = rng.dirichlet(np.full(vocabulary - 1, 0.1), num_classes)
+    words = 0.75 * shared + 0.25 * own
+    labels = rng.integers(num_classes, size=train + test)
+    tokens = np.zeros((train + test, length), np.int32)
+    for label, chances in enumerate(words):
+        rows = np.flatnonzero(labels == label)
+        tokens[rows] = 1 + rng.choice(vocabulary - 1, (len(rows), length), p=chances)
+    tokens[np.arange(length) >= rng.integers(8, length + 1, len(tokens))[:, None]] = 0
+    y = labels.astype(np.int32)
+    return Dataset(tokens[:train], y[:train], tokens[train:], y[train:], num_classes, "topics")
+
+
 def fashion_mnist(folder: Path | str | None = None) -> Dataset:
     """Fashion-MNIST: grey images of ten kinds of clothing, uint8, (60000, 28, 28, 1) and 10,000 to test.
 

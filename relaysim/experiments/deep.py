@@ -1,0 +1,271 @@
+"""Deep learning as in the paper's tables: many workers train one network on data that differ from worker to
+worker, by several methods at learning rates of their own."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+import pandas as pd
+from sklearn.model_selection import train_test_split
+from tqdm import tqdm
+
+from relaysim import topology
+from relaysim.algorithms import allreduce, d2, dpsgd, push_sum, quasi_global_momentum, relaysgd, relaysgd_grad
+from relaysim.experiments import recipe
+from relaysim.mixing import all_reduce, gossip, one_peer_exponential, relay_sum
+from relaysim.simulate import simulate
+from relaysim.tasks import Classification, Dataset, classification
+from relaysim.tasks.augment import Augment
+from relaysim.tasks.partition import dirichlet
+from relaysim.types import Algorithm, Array, Grad, Key, Stacked
+
+SEARCH_SEED = 1000
+
+
+class Entry(NamedTuple):
+    """A method in a comparison."""
+
+    name: str
+    method: Callable[..., Algorithm]
+    """(grad, mixer, optimizer)"""
+    mixer: Callable[..., Any]
+    """(n, drop=...) -> mixer"""
+    optimizer: Callable[[optax.Schedule], optax.GradientTransformation] = recipe.sgd
+    start: int = -3
+    """The search for a learning rate starts at 2 to this power."""
+
+
+def _trees(n: int, drop: float = 0.0) -> Any:
+    return relay_sum(topology.double_binary_trees(n), drop=drop, fill="local")
+
+
+def _chain(n: int, drop: float = 0.0) -> Any:
+    return relay_sum(topology.chain(n), drop=drop, fill="local")
+
+
+def _ring(n: int, drop: float = 0.0) -> Any:
+    return gossip(topology.ring(n), drop=drop)
+
+
+def _gossip_trees(n: int, drop: float = 0.0) -> Any:
+    return gossip(topology.double_binary_trees(n), drop=drop)
+
+
+def _everybody(n: int, drop: float = 0.0) -> Any:
+    return all_reduce(n)
+
+
+def _quasi_global(grad: Grad, mixer: Any, optimizer: Any) -> Algorithm:
+    return quasi_global_momentum(grad, mixer, optimizer, nesterov=True)
+
+
+def _rms(rate: optax.Schedule) -> optax.GradientTransformation:
+    return optax.adam(rate, b1=0)  # whose momentum is the quasi-global one
+
+
+_ADAM = (optax.adam, -9)
+_MOMENTUM = (partial(recipe.sgd, momentum=0.9), -5)
+ENTRIES = {
+    entry.name: entry
+    for entry in (
+        Entry("all-reduce, fully connected", allreduce, _everybody),
+        Entry("all-reduce + momentum", allreduce, _everybody, *_MOMENTUM),
+        Entry("RelaySGD, double binary trees", relaysgd, _trees),
+        Entry("RelaySGD + local momentum, double binary trees", relaysgd, _trees, *_MOMENTUM),
+        Entry("RelaySGD, chain", relaysgd, _chain),
+        Entry("RelaySGD + local momentum, chain", relaysgd, _chain, *_MOMENTUM),
+        Entry("RelaySGD/Grad, chain", relaysgd_grad, _chain),
+        Entry("RelaySGD/Grad + local momentum, chain", relaysgd_grad, _chain, *_MOMENTUM),
+        Entry("D-PSGD, ring", dpsgd, _ring),
+        Entry("D-PSGD + quasi-global momentum, ring", _quasi_global, _ring),
+        Entry("D2, ring", d2, _ring),
+        Entry("D2 + local momentum, ring", d2, _ring, *_MOMENTUM),
+        Entry("SGP, time-varying exponential", push_sum, one_peer_exponential),
+        Entry("SGP + local momentum, time-varying exponential", push_sum, one_peer_exponential, *_MOMENTUM),
+        Entry("D-PSGD, double binary trees", dpsgd, _gossip_trees),
+        Entry("D-PSGD + quasi-global momentum, double binary trees", _quasi_global, _gossip_trees),
+        Entry("D2, double binary trees", d2, _gossip_trees),
+        Entry("D2 + local momentum, double binary trees", d2, _gossip_trees, *_MOMENTUM),
+        Entry("all-reduce Adam, fully connected", allreduce, _everybody, *_ADAM),
+        Entry("Relay-Adam, chain", relaysgd, _chain, *_ADAM),
+        Entry("D-PSGD Adam, ring", dpsgd, _ring, *_ADAM),
+        Entry("D-PSGD Adam + quasi-global momentum, ring", _quasi_global, _ring, _rms, -9),
+    )
+}
+"""The methods of the paper's Table 2, by its names, on other topologies too, and those of Table 4."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all runs of a comparison have in common."""
+
+    data: Dataset
+    model: nn.Module
+    workers: int = 16
+    epochs: int = 3
+    batch_size: int = 32
+    augment: Augment | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(len(self.data.train_y) // self.workers // self.batch_size, 1)
+
+    @property
+    def warmup(self) -> float:
+        """The epochs in which the learning rate goes up: the paper's 5, but a twelfth of the run at most."""
+        return min(5, self.epochs / 12)
+
+    def task(self, alpha: float, seed: int) -> Classification:
+        """The data dealt out by Dirichlet proportions; the seed fixes who gets what."""
+        key = jax.random.fold_in(jax.random.key(seed), 1)
+        shares = dirichlet(key, self.data.train_y, self.workers, alpha)
+        return classification(self.model, self.data, shares, batch_size=self.batch_size, augment=self.augment)
+
+    def held_back(self, images: int = 2000) -> "Setting":
+        """The same with some of the training images to test on, for the choice of learning rates."""
+        d = self.data
+        images = min(images, len(d.train_y) // 4)
+        x, held_x, y, held_y = train_test_split(
+            d.train_x, d.train_y, test_size=images, stratify=d.train_y, random_state=0
+        )
+        return replace(self, data=d._replace(train_x=x, train_y=y, test_x=held_x, test_y=held_y))
+
+
+class Result(NamedTuple):
+    """How a run ended."""
+
+    accuracy: Any
+    """(n,) of every worker's model on the test set"""
+    mean_model: Any
+    """() of the average of all models"""
+    diverged: Any
+    """() int, the step, −1 where it did not"""
+
+    @property
+    def mean(self) -> float:
+        """Over workers; 0 where the run diverged."""
+        return float(np.mean(self.accuracy)) if self.diverged < 0 else 0.0
+
+
+Train = Callable[[Classification, Stacked, Key, float | Array], Result]
+
+
+def trainer(setting: Setting, entry: Entry, drop: float = 0.0) -> Train:
+    """(task, initial models, key, learning rate) -> result, compiled once for all tasks and rates."""
+    num_steps = setting.steps_per_epoch * setting.epochs
+    lossy = {"drop": drop} if drop else {}
+    mixer = entry.mixer(setting.workers, **lossy)
+
+    @jax.jit
+    def train(task: Classification, params: Stacked, key: Key, rate: Array) -> Result:
+        schedule = recipe.schedule(rate, setting.steps_per_epoch, setting.epochs, warmup=setting.warmup)
+        method = entry.method(task.grad, mixer, entry.optimizer(schedule))
+        trace = simulate(key, method, params, num_steps=num_steps, every=num_steps, measure=task.measure)
+        last = {name: values[-1] for name, values in trace.metrics.items()}
+        return Result(last["accuracy"], last["mean_model_accuracy"], trace.divergence.step)
+
+    return train
+
+
+def run(setting: Setting, cells: pd.DataFrame, *, progress: bool = True) -> pd.DataFrame:
+    """Train every cell.
+
+    Args:
+      setting: what they have in common.
+      cells: the columns method (a name of `ENTRIES`), alpha, drop, seed and learning_rate.
+
+    Returns:
+      The cells with the columns accuracy (the mean over workers), worst (worker), mean_model, all in %, NaN
+      where the run diverged, and diverged (the step, or −1).
+    """
+    starts = _starts(setting)
+
+    def train(group: tuple[tuple[str, float], pd.DataFrame]) -> list[tuple]:
+        (name, drop), same = group
+        of_method = trainer(setting, ENTRIES[name], drop)
+        rows = []
+        for cell in same.itertuples():
+            end = jax.device_get(of_method(*starts(cell.alpha, cell.seed), cell.learning_rate))
+            bar.update()
+            measured = np.array([end.accuracy.mean(), end.accuracy.min(), end.mean_model]) * 100
+            measured = measured if end.diverged < 0 else measured * np.nan
+            rows.append((cell.Index, *measured, int(end.diverged)))
+        return rows
+
+    groups = cells.groupby(["method", "drop"], sort=False)
+    with tqdm(total=len(cells), disable=not progress, unit="run") as bar:
+        rows = [row for rows in side_by_side(train, groups) for row in rows]
+    columns = ["cell", "accuracy", "worst", "mean_model", "diverged"]
+    return cells.join(pd.DataFrame(rows, columns=columns).set_index("cell"))
+
+
+def search(
+    setting: Setting, names: Sequence[str], alphas: Sequence[float], *, progress: bool = True
+) -> pd.DataFrame:
+    """The best learning rate of each method for each α, among the powers of two.
+
+    All methods get the same: from 1/8, with momentum from 1/32, with Adam from 1/512, the rate is doubled or
+    halved for as long as that makes the mean accuracy better, until both neighbours of the best have been
+    tried. A part of the training images is held back to measure on, the test images are not looked at, and
+    the seed is one of its own.
+
+    Returns:
+      A row for each rate tried: method, alpha, learning_rate, accuracy (0 where it diverged).
+    """
+    setting = setting.held_back()
+    starts = _starts(setting)
+
+    def climb(name: str) -> list[tuple]:
+        train = trainer(setting, ENTRIES[name])
+        rows = []
+        for alpha in alphas:
+            tried: dict[int, float] = {}
+
+            def at(power: int, alpha: float = alpha, tried: dict = tried) -> float:
+                if power not in tried:
+                    task, params, key = starts(alpha, SEARCH_SEED)
+                    tried[power] = jax.device_get(train(task, params, key, 2.0**power)).mean
+                return tried[power]
+
+            best = ENTRIES[name].start
+            while any(at(best + step) > at(best) for step in (1, -1)):
+                best += 1 if at(best + 1) > at(best) else -1
+            rows += [(name, alpha, 2.0**power, accuracy) for power, accuracy in sorted(tried.items())]
+            bar.update()
+        return rows
+
+    with tqdm(total=len(names) * len(alphas), disable=not progress, unit="search") as bar:
+        rows = [row for rows in side_by_side(climb, names) for row in rows]
+    return pd.DataFrame(rows, columns=["method", "alpha", "learning_rate", "accuracy"])
+
+
+def best_rates(tried: pd.DataFrame) -> dict[tuple[str, float], float]:
+    """(method, α) -> the learning rate that a search found best."""
+    best = tried.loc[tried.groupby(["method", "alpha"]).accuracy.idxmax()]
+    return {(row.method, row.alpha): row.learning_rate for row in best.itertuples()}
+
+
+def side_by_side(function: Callable, items: Iterable) -> list:
+    """function(item) for each, on all cores."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(function, items))
+
+
+def _starts(setting: Setting) -> Callable[[float, int], tuple[Classification, Stacked, Key]]:
+    """(α, seed) -> (task, initial models, key), the same whatever the method."""
+    init = jax.jit(lambda task, key: task.init(key))
+
+    @cache
+    def start(alpha: float, seed: int) -> tuple[Classification, Stacked, Key]:
+        task = setting.task(alpha, seed)
+        init_key, run_key = jax.random.split(jax.random.key(seed))
+        return task, init(task, init_key), run_key
+
+    return start

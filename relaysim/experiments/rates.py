@@ -1,0 +1,36 @@
+"""The learning rates of the methods in the deep-learning tables, for each α."""
+
+_ALPHAS = (1.0, 0.1, 0.01)
+
+
+def _each(rates: dict[str, tuple[float, ...]]) -> dict[tuple[str, float], float]:
+    """(method, α) -> rate; a method with one rate has that for the smallest α alone."""
+    return {
+        (name, alpha): rate
+        for name, row in rates.items()
+        for alpha, rate in zip(_ALPHAS[-len(row) :], row, strict=True)
+    }
+
+
+RATES = _each({})
+"""For the small CNN on Fashion-MNIST, 16 workers, 3 epochs, by `deep.search`."""
+
+PAPER_RATES = _each(
+    {
+        "all-reduce, fully connected": (0.1, 0.1, 0.1),
+        "all-reduce + momentum": (0.1, 0.1, 0.1),
+        "RelaySGD, double binary trees": (1.2, 0.6, 0.3),
+        "RelaySGD + local momentum, double binary trees": (0.6, 0.3, 0.15),
+        "RelaySGD, chain": (2.0, 2.0, 1.0),
+        "RelaySGD + local momentum, chain": (0.5, 0.5, 0.125),
+        "D-PSGD, ring": (0.4, 0.1, 0.2),
+        "D-PSGD + quasi-global momentum, ring": (0.1, 0.025, 0.05),
+        "D2, ring": (0.2, 0.2, 0.1),
+        "D2 + local momentum, ring": (0.05, 0.05, 0.013),
+        "SGP, time-varying exponential": (0.4, 0.2, 0.2),
+        "SGP + local momentum, time-varying exponential": (0.1, 0.1, 0.025),
+        "RelaySGD/Grad, chain": (0.1, 0.1, 0.1),
+        "RelaySGD/Grad + local momentum, chain": (0.1, 0.1, 0.1),
+    }
+)
+"""For VGG-11 on CIFAR-10, 16 workers, 200 epochs (Vogels et al. 2021); RelaySGD/Grad with all-reduce's."""
