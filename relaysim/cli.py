@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import click
 
@@ -17,19 +17,28 @@ from relaysim.experiments.training import Settings
 _FIGURES = {name: f"relaysim.experiments.figure{name}" for name in ("2", "3", "5", "6", "7", "8", "9", "10")}
 _HELP = {
     "dataset": "The data that the workers share out.",
+    "data": "The folder of its files. By default below $RELAYSIM_DATA, or where Debian's packages put them.",
     "partition": "How: by Dirichlet proportions of labels (in equal shares, or as they fall), evenly, or by "
     "shards of sorted labels.",
     "alpha": "Dirichlet α: the smaller, the more the workers differ.",
     "workers": "How many workers.",
+    "model": "What each worker trains. vgg11 needs images of 32 × 32 pixels.",
+    "augment": "Shift each training image at random, and mirror it or not; digits are never mirrored.",
     "topology": "Who talks to whom. By default what suits the method; relaysgd needs trees.",
     "method": "How they learn together.",
     "optimizer": "How each worker makes a step from its gradient.",
     "learning_rate": "γ.",
+    "corrected": "For relaysgd: γ times the mean of max(distance, 1) over all pairs of workers in the tree.",
     "momentum": "Nesterov momentum of sgd, β₁ of adam.",
+    "weight_decay": "Of sgd a part of the gradient, of adam apart from it (AdamW).",
     "batch_size": "Samples in each worker's batch.",
-    "steps": "Steps of every worker, a multiple of --every.",
-    "every": "Steps between records.",
+    "steps": "Steps of every worker, a multiple of --every. 200 by default.",
+    "epochs": "Instead of --steps: how often the workers go through their samples, on average.",
+    "warmup": "Epochs in which γ is reached, linearly.",
+    "milestones": "A fraction of the run, after which γ is a tenth. Can be given again.",
+    "every": "Steps between records. 10 by default, with --epochs an epoch.",
     "seeds": "Runs, with the seeds 0, 1, …",
+    "group": "How many workers are computed at once. By default 1 for convolutions on a CPU, otherwise all.",
     "drop": "The probability that a message is lost.",
     "burst": "Lose messages in bursts of this mean length on each link; 0: each by itself.",
     "down": "WORKER:FIRST:LAST, a worker that is down from one step to before another. Can be given again.",
@@ -37,6 +46,7 @@ _HELP = {
 _CHOICES = {
     "dataset": training.DATASETS,
     "partition": training.PARTITIONS,
+    "model": training.MODELS,
     "topology": training.TOPOLOGIES,
     "method": training.METHODS,
     "optimizer": training.OPTIMIZERS,
@@ -126,15 +136,14 @@ def table(
 def _settings_options(command: Callable) -> Callable:
     """An option for each field of the settings."""
     for field in reversed(fields(Settings)):
-        kind: Any = field.type
+        kind: Any = next(iter(get_args(field.type)), field.type)  # of X | None and tuple[X, ...], X
         if field.name in _CHOICES:
             kind = click.Choice(list(_CHOICES[field.name]))
-        flag = "--" + field.name.replace("_", "-")
-        several = field.type == tuple[str, ...]
         command = click.option(
-            flag,
-            type=str if several else kind,
-            multiple=several,
+            "--" + field.name.replace("_", "-"),
+            type=kind,
+            is_flag=kind is bool,
+            multiple=get_origin(field.type) is tuple,
             default=field.default,
             help=_HELP[field.name],
         )(command)
@@ -161,7 +170,7 @@ def train(out: Path, checkpoint_every: int | None, resume: bool, **options: Any)
     try:
         settings = Settings(**options)
         traces = training.train(settings, progress=True, checkpoint=checkpoint)
-    except ValueError as error:
+    except (ValueError, MemoryError) as error:
         raise click.ClickException(str(error)) from error
     for seed, trace in enumerate(traces):
         last = {name: values[-1] for name, values in trace.metrics.items()}

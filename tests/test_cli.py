@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from relaysim.cli import app
-from relaysim.experiments import demo
+from relaysim.experiments import demo, training
 
 
 def invoke(*args):
@@ -35,7 +35,8 @@ def test_train_writes_settings_records_and_picture(tmp_path):
     [
         ("--method", "relay", "'relaysgd', 'relaysgd-grad', 'dpsgd'"),
         ("--topology", "circle", "'chain', 'ring', 'star'"),
-        ("--dataset", "mnist", "'digits'"),
+        ("--dataset", "imagenet", "'digits', 'fashion-mnist', 'mnist', 'cifar10'"),
+        ("--model", "gpt", "'mlp', 'cnn', 'vgg11', 'resnet20', 'logistic'"),
         ("--optimizer", "lion", "'sgd', 'adam'"),
         ("--partition", "even", "'dirichlet', 'dirichlet-unequal', 'iid', 'label-shards'"),
         ("--topology", "ring", "has 16 edges, a tree on 16 workers has 15"),
@@ -45,6 +46,19 @@ def test_train_writes_settings_records_and_picture(tmp_path):
         ("--momentum", 1, "momentum is 1.0"),
         ("--workers", 0, "must be an integer >= 1"),
         ("--seeds", 0, "seeds is 0"),
+        ("--steps", 0, "steps is 0"),
+        ("--epochs", 0, "epochs is 0"),
+        ("--every", 0, "every is 0"),
+        ("--steps=20", "--epochs=2", "steps is 20 and epochs is 2, expected one of them"),
+        ("--weight-decay", "nan", "weight_decay is nan"),
+        ("--warmup", -1, "warmup is -1.0"),
+        ("--milestones", 1, "milestones is (1.0,), expected fractions"),
+        ("--corrected", "--method=dpsgd", "corrected is for relaysgd, but method is 'dpsgd'"),
+        ("--corrected", "--topology=ring", "has 16 edges, a tree on 16 workers has 15"),
+        ("--data", "there", "data is 'there', but digits come with scikit-learn"),
+        ("--dataset=mnist", "--data=there", "there are no IDX files in there"),
+        ("--model", "vgg11", "multiples of 32"),
+        ("--group", 0, "group is 0"),
         ("--burst", 3, "burst is 3.0, expected a drop above 0"),
         ("--down", "3:5", "down is '3:5', expected worker:first:last"),
         ("--down", "3:5:5", "expected a step after first = 5"),
@@ -57,6 +71,15 @@ def test_train_says_what_is_wrong_and_writes_nothing(tmp_path, option, value, me
     assert result.exit_code != 0
     assert message in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_train_says_when_there_is_no_room(tmp_path, monkeypatch):
+    def refuse(*args, **options):
+        raise MemoryError("the run needs at least 1 TB")
+
+    monkeypatch.setattr(training, "simulate", refuse)
+    result = invoke("train", "--out", tmp_path / "out")
+    assert result.exit_code == 1 and "Error: the run needs at least 1 TB" in result.output
 
 
 def test_train_goes_on_from_its_checkpoints(tmp_path):

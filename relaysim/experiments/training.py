@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -15,12 +16,32 @@ from matplotlib import pyplot as plt
 
 from relaysim import algorithms, faults, io, mixing, plot, topology
 from relaysim.checkpoint import Checkpoint, check_same
-from relaysim.models import MLP
+from relaysim.experiments import recipe
+from relaysim.models import CNN, MLP, VGG11, resnet20
 from relaysim.simulate import Trace, simulate
-from relaysim.tasks import Dataset, classification, datasets, partition
+from relaysim.tasks import Classification, Dataset, augment, classification, datasets, partition
+from relaysim.topology import Topology
 from relaysim.types import Key, Mixer
 
-DATASETS: Mapping[str, Callable[[], Dataset]] = {"digits": datasets.digits}
+DATASETS: Mapping[str, Callable[[str | None], Dataset]] = {
+    "digits": lambda folder: datasets.digits(),
+    "fashion-mnist": datasets.fashion_mnist,
+    "mnist": datasets.mnist,
+    "cifar10": datasets.cifar10,
+}
+"""From the folder that holds the files, None for where the loader looks by itself."""
+
+HANDED = ("digits", "mnist")
+"""Images that mirrored would be others."""
+
+MODELS: Mapping[str, Callable[[int], nn.Module]] = {
+    "mlp": partial(MLP, (64,)),
+    "cnn": CNN,
+    "vgg11": VGG11,
+    "resnet20": resnet20,
+    "logistic": partial(MLP, ()),
+}
+"""By the number of classes."""
 
 PARTITIONS: Mapping[str, Callable[[Key, np.ndarray, int, float], list[np.ndarray]]] = {
     "dirichlet": partition.dirichlet,
@@ -55,29 +76,42 @@ METHODS: Mapping[str, tuple[Callable, Callable[..., Mixer], str]] = {
 }
 """The method, its way of communicating, and the topology that it takes by default ("": it takes none)."""
 
-OPTIMIZERS: Mapping[str, Callable[[float, float], optax.GradientTransformation]] = {
-    "sgd": lambda lr, momentum: optax.sgd(lr, momentum or None, nesterov=momentum > 0),
-    "adam": lambda lr, momentum: optax.adam(lr, b1=momentum or 0.9),
+OPTIMIZERS: Mapping[str, Callable[[float | optax.Schedule, float, float], optax.GradientTransformation]] = {
+    "sgd": lambda rate, momentum, decay: recipe.sgd(rate, momentum=momentum, weight_decay=decay),
+    "adam": lambda rate, momentum, decay: optax.adamw(rate, b1=momentum or 0.9, weight_decay=decay),
 }
+"""From the learning rate, the momentum and the weight decay."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What fixes a training run."""
+    """What fixes a training run.
+
+    Without steps and epochs there are 200 steps. Records are 10 steps apart, with epochs an epoch.
+    """
 
     dataset: str = "digits"
+    data: str | None = None
     partition: str = "dirichlet"
     alpha: float = 0.1
     workers: int = 16
+    model: str = "mlp"
+    augment: bool = False
     topology: str | None = None
     method: str = "relaysgd"
     optimizer: str = "sgd"
     learning_rate: float = 0.1
+    corrected: bool = False
     momentum: float = 0.0
+    weight_decay: float = 0.0
     batch_size: int = 32
-    steps: int = 200
-    every: int = 10
+    steps: int | None = None
+    epochs: int | None = None
+    warmup: float = 0.0
+    milestones: tuple[float, ...] = ()
+    every: int | None = None
     seeds: int = 1
+    group: int | None = None
     drop: float = 0.0
     burst: float = 0.0
     down: tuple[str, ...] = ()
@@ -86,10 +120,13 @@ class Settings:
         for name, choices in (
             ("dataset", DATASETS),
             ("partition", PARTITIONS),
+            ("model", MODELS),
             ("method", METHODS),
             ("optimizer", OPTIMIZERS),
         ):
             _check_choice(name, getattr(self, name), choices)
+        if self.data is not None and self.dataset == "digits":
+            raise ValueError(f"data is {self.data!r}, but digits come with scikit-learn, from no folder")
         default = METHODS[self.method][2]
         if self.topology is None:
             object.__setattr__(self, "topology", default)
@@ -99,15 +136,28 @@ class Settings:
             raise ValueError(f"topology is {self.topology!r}, but {self.method} takes none")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}, expected a number > 0")
+        if self.corrected and self.method != "relaysgd":
+            raise ValueError(f"corrected is for relaysgd, but method is {self.method!r}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum is {self.momentum}, expected a number in [0, 1)")
+        for name in ("weight_decay", "warmup"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected a number >= 0")
+        if not all(0 < part < 1 for part in self.milestones):
+            raise ValueError(f"milestones is {self.milestones}, expected fractions of the run, in (0, 1)")
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(f"steps is {self.steps} and epochs is {self.epochs}, expected one of them alone")
+        if self.epochs is None:
+            object.__setattr__(self, "steps", 200 if self.steps is None else self.steps)
+            object.__setattr__(self, "every", 10 if self.every is None else self.every)
+        for name in ("steps", "epochs", "every", "seeds"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise ValueError(f"{name} is {number}, expected at least 1")
         if self.burst and not self.drop:
             raise ValueError(f"burst is {self.burst}, expected a drop above 0 with it")
         for name, value in (("drop", self.drop), ("down", outages(self.down))):
             if value and self.method == "allreduce":
                 raise ValueError(f"{name} is {value}, but all-reduce loses no messages")
-        if self.seeds < 1:
-            raise ValueError(f"seeds is {self.seeds}, expected at least 1")
 
 
 def outages(down: Sequence[str]) -> list[faults.Outage]:
@@ -134,25 +184,29 @@ def train(settings: Settings, *, progress: bool = False, checkpoint: Checkpoint 
 
     Raises:
       ValueError: where the settings do not fit together, or with those in the folder of checkpoints.
+      MemoryError: where the run cannot fit.
     """
     s = settings
     algorithm, communicate, takes = METHODS[s.method]
     down = outages(s.down)
     drop = [faults.bursts(s.drop, s.burst)] if s.burst else [s.drop] if s.drop else []
-    mixer = communicate(
-        TOPOLOGIES[s.topology](s.workers) if takes and s.topology else s.workers,
-        **({"drop": [*drop, *down]} if drop or down else {}),
-    )
+    graph: Any = TOPOLOGIES[s.topology](s.workers) if takes and s.topology else s.workers
+    mixer = communicate(graph, **({"drop": [*drop, *down]} if drop or down else {}))
+    factor = correction(graph) if s.corrected else 1.0
+    data = DATASETS[s.dataset](s.data)
+    model = MODELS[s.model](data.num_classes)
+    changes = augment.crop_and_flip(flip=s.dataset not in HANDED) if s.augment else None
     if checkpoint:
         _keep_settings(settings, checkpoint)
-    data = DATASETS[s.dataset]()
-    model = MLP((64,), data.num_classes)
     traces = []
     for seed in range(s.seeds):
         split_key, init_key, run_key = jax.random.split(jax.random.key(seed), 3)
         shares = PARTITIONS[s.partition](split_key, data.train_y, s.workers, s.alpha)
-        task = classification(model, data, shares, batch_size=s.batch_size)
-        method = algorithm(task.grad, mixer, OPTIMIZERS[s.optimizer](s.learning_rate, s.momentum))
+        task = classification(model, data, shares, batch_size=s.batch_size, augment=changes, group=s.group)
+        epoch = steps_per_epoch(task)
+        num_steps = s.steps or epoch * (s.epochs or 0)
+        rate = _rate(s, factor * s.learning_rate, epoch, num_steps)
+        method = algorithm(task.grad, mixer, OPTIMIZERS[s.optimizer](rate, s.momentum, s.weight_decay))
         if down:
             method = faults.pause(method, down)
         traces.append(
@@ -160,14 +214,25 @@ def train(settings: Settings, *, progress: bool = False, checkpoint: Checkpoint 
                 run_key,
                 method,
                 task.init(init_key),
-                num_steps=s.steps,
-                every=s.every,
+                num_steps=num_steps,
+                every=s.every or epoch,
                 measure=task.measure,
                 progress=progress and f"seed {seed}",
                 checkpoint=checkpoint and replace(checkpoint, folder=Path(checkpoint.folder) / f"seed{seed}"),
             )
         )
     return traces
+
+
+def steps_per_epoch(task: Classification) -> int:
+    """The steps in which all workers together go once through as many samples as they hold, 1 at least."""
+    return max(round(len(task.indices) / (task.num_workers * task.batch_size)), 1)
+
+
+def correction(trees: Topology | Sequence[Topology]) -> float:
+    """What RelaySGD's learning rate is multiplied by (Figure 6), the mean over trees that share the model."""
+    each = [trees] if isinstance(trees, Topology) else trees
+    return float(np.mean([topology.learning_rate_correction(tree) for tree in each]))
 
 
 def save(settings: Settings, traces: list[Trace], folder: Path | str) -> list[Path]:
@@ -182,6 +247,13 @@ def save(settings: Settings, traces: list[Trace], folder: Path | str) -> list[Pa
     plot.save(figure, folder / "curves.png")
     plt.close(figure)
     return [folder / name for name in ("settings.json", "records.csv", "curves.png")]
+
+
+def _rate(s: Settings, rate: float, epoch: int, num_steps: int) -> float | optax.Schedule:
+    """The learning rate, or its schedule, which is told the run in epochs of one step."""
+    if not s.warmup and not s.milestones:
+        return rate
+    return recipe.schedule(rate, 1, num_steps, warmup=epoch * s.warmup, milestones=s.milestones)
 
 
 def _write(settings: Settings, path: Path) -> None:
