@@ -95,7 +95,7 @@ def figure(name: str, out: Path, smoke: bool) -> None:
 @click.option(
     "--data", type=click.Choice(list(tables.DATASETS)), help="Fashion-MNIST by default, texts for table 4."
 )
-@click.option("--folder", type=click.Path(path_type=Path), help="Where the files of the data are.")
+@click.option("--folder", help="Where the files of the data are.")
 @click.option("--epochs", type=click.IntRange(1), default=3, help="Epochs of each run.")
 @click.option("--workers", type=click.IntRange(2), default=16, help="How many workers.")
 @click.option("--seeds", type=click.IntRange(1), default=3, help="Runs of each kind.")
@@ -105,7 +105,7 @@ def figure(name: str, out: Path, smoke: bool) -> None:
 def table(
     name: str,
     data: str | None,
-    folder: Path | None,
+    folder: str | None,
     epochs: int,
     workers: int,
     seeds: int,

@@ -6,9 +6,8 @@ beside ours, `picture` draws both.
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -18,7 +17,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from relaysim.experiments import deep
+from relaysim.experiments import deep, training
 from relaysim.experiments.rates import PAPER_RATES, RATES
 from relaysim.models import CNN, VGG11, Transformer
 from relaysim.tasks import Dataset, datasets
@@ -125,14 +124,8 @@ TABLES = {
 }
 
 
-DATASETS: Mapping[str, Callable[[Path | None], Dataset]] = {
-    "digits": lambda folder: datasets.digits(),
-    "fashion-mnist": datasets.fashion_mnist,
-    "mnist": datasets.mnist,
-    "cifar10": datasets.cifar10,
-    "topics": lambda folder: datasets.topics(),
-}
-"""From the folder that holds the files."""
+DATASETS = {**training.DATASETS, "topics": lambda folder: datasets.topics()}
+"""From the folder that holds the files, None for where the loader looks by itself."""
 
 
 def small(data: Dataset, epochs: int = 3, workers: int = 16) -> tuple[deep.Setting, Rates]:
@@ -144,7 +137,7 @@ def small(data: Dataset, epochs: int = 3, workers: int = 16) -> tuple[deep.Setti
     return deep.Setting(data, model, workers, epochs), RATES
 
 
-def full(folder: Path | None = None) -> tuple[deep.Setting, Rates]:
+def full(folder: str | None = None) -> tuple[deep.Setting, Rates]:
     """The paper's setting and learning rates: VGG-11 on CIFAR-10 for 200 epochs.
 
     The paper gives none for RelaySGD/Grad, which takes those of all-reduce here.
