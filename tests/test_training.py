@@ -30,7 +30,7 @@ def folder(tmp_path):
 
 
 def test_epochs_of_a_network_on_files(folder):
-    options = ["--dataset", "fashion-mnist", "--data", folder, "--model", "logistic", "--augment"]
+    options = ["--dataset", "fashion-mnist", "--folder", folder, "--model", "logistic", "--augment"]
     options += ["--method", "allreduce", "--workers", 3, "--batch-size", 3, "--epochs", 2]
     result = CliRunner().invoke(app, ["train", *map(str, options), "--out", str(folder / "out")])
     assert result.exit_code == 0, result.output
@@ -64,7 +64,7 @@ def test_recipe_against_a_plain_descent(folder):
     rates = 0.1 * np.array([0.5, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
     settings = Settings(
         dataset="mnist",
-        data=str(folder),
+        folder=str(folder),
         partition="iid",
         workers=2,
         batch_size=12,  # a worker's whole share, so that an epoch is a step
@@ -93,7 +93,7 @@ def test_recipe_against_a_plain_descent(folder):
 
 
 def test_correction_multiplies_the_learning_rate(folder):
-    common = dict(dataset="mnist", data=str(folder), workers=3, batch_size=4, model="logistic", steps=10)
+    common = dict(dataset="mnist", folder=str(folder), workers=3, batch_size=4, model="logistic", steps=10)
     (corrected,) = train(Settings(**common, topology="chain", corrected=True))
     (larger,) = train(Settings(**common, topology="chain", learning_rate=0.1 * 11 / 9))
     assert topology.learning_rate_correction(topology.chain(3)) == pytest.approx(11 / 9)
@@ -128,4 +128,4 @@ def test_digits_are_not_mirrored(folder, monkeypatch, dataset, changes):
 
     monkeypatch.setattr(training, "classification", stop)
     with pytest.raises(Stop):
-        train(Settings(dataset=dataset, data=str(folder), workers=2, augment=True, group=2))
+        train(Settings(dataset=dataset, folder=str(folder), workers=2, augment=True, group=2))

@@ -91,7 +91,7 @@ class Settings:
     """
 
     dataset: str = "digits"
-    data: str | None = None
+    folder: str | None = None
     partition: str = "dirichlet"
     alpha: float = 0.1
     workers: int = 16
@@ -125,8 +125,8 @@ class Settings:
             ("optimizer", OPTIMIZERS),
         ):
             _check_choice(name, getattr(self, name), choices)
-        if self.data is not None and self.dataset == "digits":
-            raise ValueError(f"data is {self.data!r}, but digits come with scikit-learn, from no folder")
+        if self.folder is not None and self.dataset == "digits":
+            raise ValueError(f"folder is {self.folder!r}, but digits come with scikit-learn, from no folder")
         default = METHODS[self.method][2]
         if self.topology is None:
             object.__setattr__(self, "topology", default)
@@ -193,7 +193,7 @@ def train(settings: Settings, *, progress: bool = False, checkpoint: Checkpoint 
     graph: Any = TOPOLOGIES[s.topology](s.workers) if takes and s.topology else s.workers
     mixer = communicate(graph, **({"drop": [*drop, *down]} if drop or down else {}))
     factor = correction(graph) if s.corrected else 1.0
-    data = DATASETS[s.dataset](s.data)
+    data = DATASETS[s.folderset](s.data)
     model = MODELS[s.model](data.num_classes)
     changes = augment.crop_and_flip(flip=s.dataset not in HANDED) if s.augment else None
     if checkpoint:
