@@ -17,7 +17,7 @@ from relaysim.experiments.training import Settings
 _FIGURES = {name: f"relaysim.experiments.figure{name}" for name in ("2", "3", "5", "6", "7", "8", "9", "10")}
 _HELP = {
     "dataset": "The data that the workers share out.",
-    "folder": "The folder of its files. By default below $RELAYSIM_DATA, or where Debian's packages put them.",
+    "folder": "The folder of its files; by default below $RELAYSIM_DATA, or where Debian's packages put it.",
     "partition": "How: by Dirichlet proportions of labels (in equal shares, or as they fall), evenly, or by "
     "shards of sorted labels.",
     "alpha": "Dirichlet α: the smaller, the more the workers differ.",

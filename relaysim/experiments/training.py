@@ -193,7 +193,7 @@ def train(settings: Settings, *, progress: bool = False, checkpoint: Checkpoint 
     graph: Any = TOPOLOGIES[s.topology](s.workers) if takes and s.topology else s.workers
     mixer = communicate(graph, **({"drop": [*drop, *down]} if drop or down else {}))
     factor = correction(graph) if s.corrected else 1.0
-    data = DATASETS[s.folderset](s.data)
+    data = DATASETS[s.dataset](s.folder)
     model = MODELS[s.model](data.num_classes)
     changes = augment.crop_and_flip(flip=s.dataset not in HANDED) if s.augment else None
     if checkpoint:
