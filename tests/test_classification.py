@@ -16,6 +16,7 @@ KEY = jax.random.key(0)
 init = jax.jit(lambda task, key: task.init(key))
 gradient = jax.jit(lambda task, key, step, params: task.grad(key, step, params))
 measure = jax.jit(lambda task, params: task.measure(params))
+class_accuracy = jax.jit(lambda task, params: task.class_accuracy(params))
 DATA = digits()
 MODEL = MLP((16,), 10)
 SHARES = dirichlet(KEY, DATA.train_y, 6, 0.3, equal=False)
@@ -111,6 +112,26 @@ def test_measured_in_pieces(task, test_batch):
     for name in ("accuracy", "mean_model_accuracy"):
         assert (pieces[name] == whole[name]).all()
     np.testing.assert_allclose(pieces["test_loss"], whole["test_loss"], rtol=1e-6)
+
+
+def test_class_accuracy():
+    kept = np.flatnonzero(DATA.test_y != 3)
+    without = DATA._replace(test_x=DATA.test_x[kept], test_y=DATA.test_y[kept])
+    task = classification(MODEL, without, SHARES, batch_size=8, test_batch=100)
+    params = scattered(task)
+    accuracy = np.asarray(class_accuracy(task, params))
+    assert accuracy.shape == (6, 10)
+    for i in range(6):
+        logits = MODEL.apply({"params": jax.tree.map(lambda x: x[i], params)}, without.test_x)  # noqa: B023
+        right = np.asarray(logits).argmax(1) == without.test_y
+        for label in range(10):
+            if label == 3:
+                assert np.isnan(accuracy[i, label])
+            else:
+                assert np.isclose(accuracy[i, label], right[without.test_y == label].mean(), rtol=1e-6)
+    counts = np.bincount(without.test_y)
+    overall = np.nansum(accuracy * counts, 1) / len(kept)
+    np.testing.assert_allclose(overall, measure(task, params)["accuracy"], rtol=1e-6)
 
 
 # Images as they are stored, of three channels
@@ -278,7 +299,12 @@ def test_bad_arguments(arguments, message):
 
 def test_params_of_another_number_of_workers(task):
     params = jax.tree.map(lambda x: x[:4], init(task, KEY))
-    for call in (lambda: task.grad(KEY, 0, params), lambda: task.measure(params)):
+    calls = (
+        lambda: task.grad(KEY, 0, params),
+        lambda: task.measure(params),
+        lambda: task.class_accuracy(params),
+    )
+    for call in calls:
         with pytest.raises(ValueError, match=r"params.* has shape \(4, .*expected .*num_workers=6"):
             call()
 

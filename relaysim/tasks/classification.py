@@ -1,6 +1,6 @@
 """Classification: every worker trains the same network on its own share of a data set."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +33,7 @@ class Classification:
     """
 
     model: nn.Module = struct.field(pytree_node=False)
+    num_classes: int = struct.field(pytree_node=False)
     batch_size: int = struct.field(pytree_node=False)
     test_batch: int = struct.field(pytree_node=False)
     augment: Augment | None = struct.field(pytree_node=False)
@@ -96,30 +97,56 @@ class Classification:
           all models, and consensus_distance ().
         """
         _check_stacked(params, self.num_workers)
-        mean, num_samples = mean_model(params), len(self.test_y)
-        num_pieces = -(-num_samples // self.test_batch)
-        pieces = jnp.arange(num_pieces * -(-num_samples // num_pieces)).reshape(num_pieces, -1)
+        mean = mean_model(params)
 
         def test(p: Any, x: Array, y: Array) -> tuple[Array, Array]:
             logits = self._logits(p, x)
             return logits.argmax(-1) == y, _cross_entropy(logits, y)
 
-        def test_all(piece: Array) -> Any:
-            piece = jnp.minimum(piece, num_samples - 1)  # what the last piece has too much is cut off below
-            x, y = self._scaled(self.test_x[piece]), self.test_y[piece]
+        def test_all(x: Array, y: Array) -> Any:
             return stacked(lambda p: test(p, x, y), self.group)(params), test(mean, x, y)
 
-        def average(values: Array) -> Array:
-            """(num_pieces, ..., B) -> (...)"""
-            return jnp.concatenate(values, -1)[..., :num_samples].mean(-1)
-
-        (accuracy, loss), (mean_accuracy, _) = jax.tree.map(average, jax.lax.map(test_all, pieces))
+        tested = jax.tree.map(lambda values: values.mean(-1), self._over_test_set(test_all))
+        (accuracy, loss), (mean_accuracy, _) = tested
         return {
             "accuracy": accuracy,
             "mean_model_accuracy": mean_accuracy,
             "test_loss": loss,
             "consensus_distance": consensus_distance(params),
         }
+
+    def class_accuracy(self, params: Stacked) -> Array:
+        """How much of each class the models get right: who forgot which class.
+
+        Args:
+          params: leaves (n, ...).
+
+        Returns:
+          (n, num_classes) each worker's accuracy on the test samples of each class, NaN where there is none.
+        """
+        _check_stacked(params, self.num_workers)
+
+        def test_all(x: Array, y: Array) -> Array:
+            return stacked(lambda p: self._logits(p, x).argmax(-1) == y, self.group)(params)
+
+        of_class = jax.nn.one_hot(self.test_y, self.num_classes)
+        return self._over_test_set(test_all) @ of_class / of_class.sum(0, keepdims=True)
+
+    def _over_test_set(self, test: Callable[[Array, Array], Any]) -> Any:
+        """test(x, y) of the whole test set, a piece at a time: leaves (..., B) -> (..., M)."""
+        num_samples = len(self.test_y)
+        num_pieces = -(-num_samples // self.test_batch)
+        pieces = jnp.arange(num_pieces * -(-num_samples // num_pieces)).reshape(num_pieces, -1)
+
+        def test_piece(piece: Array) -> Any:
+            piece = jnp.minimum(piece, num_samples - 1)  # what the last piece has too much is cut off below
+            return test(self._scaled(self.test_x[piece]), self.test_y[piece])
+
+        def joined(values: Array) -> Array:
+            """(num_pieces, ..., B) -> (..., M)"""
+            return jnp.concatenate(values, -1)[..., :num_samples]
+
+        return jax.tree.map(joined, jax.lax.map(test_piece, pieces))
 
     def _augmented(self, key: Key, step: Array | int, x: Array) -> Array:
         """(n, B, ...) -> (n, B, ...), each worker's batch by a key of its own."""
@@ -191,6 +218,7 @@ def classification(
         raise ValueError(f"group is {group!r}, expected an integer of at least 1")
     task = Classification(
         model=model,
+        num_classes=dataset.num_classes,
         batch_size=batch_size,
         test_batch=int(test_batch),
         augment=augment,
