@@ -343,6 +343,8 @@ def _check(
             raise ValueError(f"{name} holds {leaf.dtype}, expected floating-point numbers")
         if isinstance(leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
             continue
-        if not bool(jnp.isfinite(leaf).all()):
-            worker = int(jnp.argmin(jnp.isfinite(leaf).reshape(n, -1).all(1)))
+        with jax.ensure_compile_time_eval():  # under jit too, where the models may be a constant
+            finite = jnp.isfinite(leaf).reshape(n, -1).all(1)
+            worker = -1 if bool(finite.all()) else int(jnp.argmin(finite))
+        if worker >= 0:
             raise ValueError(f"{name} is not finite at worker {worker}, expected a finite start")

@@ -230,3 +230,17 @@ def test_data_closed_over_does_not_become_part_of_the_program():
         return max(lowered)
 
     assert text_length(5000) < text_length(5) + 1000
+
+
+def test_models_may_be_a_constant_of_a_jitted_function():
+    task = rs.tasks.random_quadratics(jax.random.key(0), 4, 3)
+    method = rs.dpsgd(task.grad, rs.gossip(rs.topology.ring(4)), optax.sgd(0.1))
+    start = jnp.ones((4, 3))
+
+    def run(start=start):
+        return rs.simulate(jax.random.key(1), method, start, num_steps=3).params
+
+    np.testing.assert_allclose(jax.jit(lambda: run())(), run(), rtol=1e-6)
+    broken = start.at[2].set(jnp.nan)
+    with pytest.raises(ValueError, match="params is not finite at worker 2"):
+        jax.jit(lambda: run(broken))()
