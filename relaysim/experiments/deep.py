@@ -50,6 +50,10 @@ def _chain(n: int, drop: float = 0.0) -> Any:
     return relay_sum(topology.chain(n), drop=drop, fill="local")
 
 
+def _chain_of_updates(n: int, drop: float = 0.0) -> Any:
+    return relay_sum(topology.chain(n), drop=drop)  # what is missing counts 0
+
+
 def _ring(n: int, drop: float = 0.0) -> Any:
     return gossip(topology.ring(n), drop=drop)
 
@@ -81,8 +85,8 @@ ENTRIES = {
         Entry("RelaySGD + local momentum, double binary trees", relaysgd, _trees, *_MOMENTUM),
         Entry("RelaySGD, chain", relaysgd, _chain),
         Entry("RelaySGD + local momentum, chain", relaysgd, _chain, *_MOMENTUM),
-        Entry("RelaySGD/Grad, chain", relaysgd_grad, _chain),
-        Entry("RelaySGD/Grad + local momentum, chain", relaysgd_grad, _chain, *_MOMENTUM),
+        Entry("RelaySGD/Grad, chain", relaysgd_grad, _chain_of_updates),
+        Entry("RelaySGD/Grad + local momentum, chain", relaysgd_grad, _chain_of_updates, *_MOMENTUM),
         Entry("D-PSGD, ring", dpsgd, _ring),
         Entry("D-PSGD + quasi-global momentum, ring", _quasi_global, _ring),
         Entry("D2, ring", d2, _ring),

@@ -12,7 +12,32 @@ def _each(rates: dict[str, tuple[float, ...]]) -> dict[tuple[str, float], float]
     }
 
 
-RATES = _each({})
+RATES = _each(
+    {
+        "all-reduce, fully connected": (2**-2, 2**-1, 2**-2),
+        "all-reduce + momentum": (2**-2, 2**-5, 2**-2),
+        "RelaySGD, double binary trees": (2**1, 2**1, 2**0),
+        "RelaySGD + local momentum, double binary trees": (2**-1, 2**-2, 2**-2),
+        "RelaySGD, chain": (2**2, 2**1, 2**0),
+        "RelaySGD + local momentum, chain": (2**0, 2**-2, 2**-3),
+        "RelaySGD/Grad, chain": (2**1, 2**0, 2**-1),
+        "RelaySGD/Grad + local momentum, chain": (2**-5, 2**-5, 2**-6),
+        "D-PSGD, ring": (2**-1, 2**-1, 2**-2),
+        "D-PSGD + quasi-global momentum, ring": (2**-2, 2**-4, 2**-6),
+        "D2, ring": (2**-1, 2**-1, 2**-3),
+        "D2 + local momentum, ring": (2**-3, 2**-3, 2**-5),
+        "SGP, time-varying exponential": (2**-1, 2**-2, 2**-2),
+        "SGP + local momentum, time-varying exponential": (2**-3, 2**-3, 2**-3),
+        "D-PSGD, double binary trees": (2**-2,),
+        "D-PSGD + quasi-global momentum, double binary trees": (2**-7,),
+        "D2, double binary trees": (2**-2,),
+        "D2 + local momentum, double binary trees": (2**-5,),
+        "all-reduce Adam, fully connected": (2**-6,),
+        "Relay-Adam, chain": (2**-6,),
+        "D-PSGD Adam, ring": (2**-4,),
+        "D-PSGD Adam + quasi-global momentum, ring": (2**-7,),
+    }
+)
 """For the small CNN on Fashion-MNIST, 16 workers, 3 epochs, by `deep.search`."""
 
 PAPER_RATES = _each(
