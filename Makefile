@@ -21,6 +21,7 @@ slow: .venv/.tests                    ## the slow tests
 bench: .venv/.tests                   ## speed, as ratios measured side by side
 	$(BIN)/python -m benchmarks.twins
 	$(BIN)/python -m benchmarks.tuning
+	$(BIN)/python -m benchmarks.stacked
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -55,10 +55,18 @@ def test_picture_has_a_panel_for_each_alpha(runs):
 
 def test_search_tries_both_neighbours_of_the_best():
     tried = deep.search(SETTING, METHODS[:1], [0.1], progress=False)
-    best = deep.best_rates(tried)[METHODS[0], 0.1]
+    best = tried.learning_rate[tried.accuracy.idxmax()]
     assert {best / 2, best, 2 * best} <= set(tried.learning_rate)
     assert (np.log2(tried.learning_rate).diff().dropna() == 1).all()
-    assert tried.accuracy[tried.learning_rate == best].item() == tried.accuracy.max()
+    assert deep.best_rates(tried)[METHODS[0], 0.1] <= best
+
+
+def test_the_smallest_rate_that_is_good_enough_is_taken():
+    rows = [("a", 1.0, 0.5, 0.8), ("a", 1.0, 1.0, 0.896), ("a", 1.0, 2.0, 0.9), ("a", 0.1, 1.0, 0.3)]
+    rows += [("b", 1.0, 1.0, 0.0), ("b", 1.0, 0.5, 0.5)]
+    tried = pd.DataFrame(rows, columns=["method", "alpha", "learning_rate", "accuracy"])
+    assert deep.best_rates(tried) == {("a", 1.0): 1.0, ("a", 0.1): 1.0, ("b", 1.0): 0.5}
+    assert deep.best_rates(tried, margin=0.001)["a", 1.0] == 2.0
 
 
 def test_the_search_does_not_look_at_the_test_images():

@@ -213,7 +213,7 @@ def run(setting: Setting, cells: pd.DataFrame, *, progress: bool = True) -> pd.D
 def search(
     setting: Setting, names: Sequence[str], alphas: Sequence[float], *, progress: bool = True
 ) -> pd.DataFrame:
-    """The best learning rate of each method for each α, among the powers of two.
+    """Search each method's learning rate for each α, among the powers of two.
 
     All methods get the same: from 1/8, with momentum from 1/32, with Adam from 1/512, the rate is doubled or
     halved for as long as that makes the mean accuracy better, until both neighbours of the best have been
@@ -250,10 +250,14 @@ def search(
     return pd.DataFrame(rows, columns=["method", "alpha", "learning_rate", "accuracy"])
 
 
-def best_rates(tried: pd.DataFrame) -> dict[tuple[str, float], float]:
-    """(method, α) -> the learning rate that a search found best."""
-    best = tried.loc[tried.groupby(["method", "alpha"]).accuracy.idxmax()]
-    return {(row.method, row.alpha): row.learning_rate for row in best.itertuples()}
+def best_rates(tried: pd.DataFrame, margin: float = 0.005) -> dict[tuple[str, float], float]:
+    """(method, α) -> the smallest learning rate with an accuracy within the margin of the best.
+
+    The best of one seed may lie at the edge of what converges, and diverge with another.
+    """
+    best = tried.groupby(["method", "alpha"]).accuracy.transform("max")
+    good = tried[tried.accuracy >= best - margin]
+    return good.groupby(["method", "alpha"]).learning_rate.min().to_dict()
 
 
 def side_by_side(function: Callable, items: Iterable) -> list:
