@@ -220,10 +220,11 @@ def picture(table: Table, runs: pd.DataFrame) -> Figure:
     """A dot for each run and the paper's numbers as diamonds, a panel for each α, p or number of workers."""
     varied = next((name for name in ("alpha", "drop", "workers") if runs[name].nunique() > 1), "alpha")
     panels = list(runs.groupby(varied, sort=False))
-    height = 1.2 + 0.32 * len(table.methods)
+    height = 1.6 + 0.32 * len(table.methods)
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(3.2 + 3 * len(panels), height), sharey=True, sharex=True, squeeze=False
-    )
+        1, len(panels), figsize=(3.2 + 3 * len(panels), height), sharey=True, sharex=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
     places = {method: -i for i, method in enumerate(table.methods)}
     for ax, (value, same) in zip(axes[0], panels, strict=True):
         ys = same.method.map(places)
@@ -239,10 +240,10 @@ def picture(table: Table, runs: pd.DataFrame) -> Figure:
         ax.grid(axis="y", color="0.92")
         ax.set_axisbelow(True)
     axes[0, 0].set_yticks(list(places.values()), list(places))
-    axes[0, -1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.12), ncols=2)
+    axes[0, 0].set_ylim(0.5 - len(places), 0.5)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower right", ncols=2, frameon=False)
     figure.suptitle(table.title)
     sns.despine(figure, left=True)
-    figure.tight_layout()
     return figure
 
 
