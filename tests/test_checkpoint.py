@@ -208,7 +208,7 @@ def last_step(folder):
 def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(tmp_path, capfd):
     spawn, moments, folder = multiprocessing.get_context("spawn"), random.Random(0), tmp_path / "run"
     reached, cut_off = [0], []
-    for kill in range(3):
+    for kill in range(2):
         process = spawn.Process(target=run_to_the_end, args=(tmp_path,))
         process.start()
         while process.is_alive() and last_step(folder) < reached[-1] + 40:
@@ -220,7 +220,7 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(tmp_path, cap
         process.join()
         reached.append(last_step(folder))
         cut_off += folder.glob("*tmp*")
-    assert 0 < reached[1] < reached[2] < reached[3] < LONG["num_steps"]
+    assert 0 < reached[1] < reached[2] < LONG["num_steps"]
     assert cut_off
 
     process = spawn.Process(target=run_to_the_end, args=(tmp_path,))
