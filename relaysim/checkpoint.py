@@ -160,9 +160,8 @@ def _manager(checkpoint: Checkpoint) -> Iterator[Any]:
     options = ocp.CheckpointManagerOptions(
         max_to_keep=KEPT, cleanup_tmp_directories=True, enable_async_checkpointing=False
     )
-    log = logging.getLogger(
-        "absl"
-    )  # orbax's, which warns of all that a kill left half written or half deleted
+    # orbax's, which warns of all that a kill left half written or half deleted
+    log = logging.getLogger("absl")
     level = log.level
     log.setLevel(logging.ERROR)
     try:

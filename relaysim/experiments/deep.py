@@ -1,15 +1,14 @@
 """Deep learning as in the paper's tables: many workers train one network on data that differ from worker to
 worker, by several methods at learning rates of their own."""
 
-import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pandas as pd
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from relaysim import topology
 from relaysim.algorithms import allreduce, d2, dpsgd, push_sum, quasi_global_momentum, relaysgd, relaysgd_grad
 from relaysim.experiments import recipe
+from relaysim.experiments.threads import side_by_side
 from relaysim.mixing import all_reduce, gossip, one_peer_exponential, relay_sum
 from relaysim.simulate import simulate
 from relaysim.tasks import Classification, Dataset, classification
@@ -164,8 +164,7 @@ Train = Callable[[Classification, Stacked, Key, float | Array], Result]
 def trainer(setting: Setting, entry: Entry, drop: float = 0.0) -> Train:
     """(task, initial models, key, learning rate) -> result, compiled once for all tasks and rates."""
     num_steps = setting.steps_per_epoch * setting.epochs
-    lossy = {"drop": drop} if drop else {}
-    mixer = entry.mixer(setting.workers, **lossy)
+    mixer = entry.mixer(setting.workers, drop=drop)
 
     @jax.jit
     def train(task: Classification, params: Stacked, key: Key, rate: Array) -> Result:
@@ -260,19 +259,14 @@ def best_rates(tried: pd.DataFrame, margin: float = 0.005) -> dict[tuple[str, fl
     return good.groupby(["method", "alpha"]).learning_rate.min().to_dict()
 
 
-def side_by_side(function: Callable, items: Iterable) -> list:
-    """function(item) for each, on all cores."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(function, items))
-
-
 def _starts(setting: Setting) -> Callable[[float, int], tuple[Classification, Stacked, Key]]:
     """(α, seed) -> (task, initial models, key), the same whatever the method."""
     init = jax.jit(lambda task, key: task.init(key))
+    x, test_x = jnp.asarray(setting.data.train_x), jnp.asarray(setting.data.test_x)  # for all tasks
 
     @cache
     def start(alpha: float, seed: int) -> tuple[Classification, Stacked, Key]:
-        task = setting.task(alpha, seed)
+        task = replace(setting.task(alpha, seed), x=x, test_x=test_x)
         init_key, run_key = jax.random.split(jax.random.key(seed))
         return task, init(task, init_key), run_key
 

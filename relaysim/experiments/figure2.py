@@ -9,10 +9,8 @@ decides how near they come to the optimum, start at a distance of r0 = 10 from i
 """
 
 import itertools
-import os
 import sys
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +27,7 @@ from tqdm import tqdm
 
 from relaysim import io, plot, topology, tuning
 from relaysim.algorithms import allreduce, d2, dpsgd, gradient_tracking, push_sum, relaysgd, relaysgd_grad
+from relaysim.experiments.threads import side_by_side
 from relaysim.mixing import all_reduce, gossip, one_peer_exponential, relay_sum
 from relaysim.tasks import random_quadratics
 from relaysim.types import Algorithm, Array, Key, Mixer
@@ -351,14 +350,13 @@ def _tune(rows: pd.DataFrame, problems: dict[str, _Problem], progress: bool) -> 
 
 
 def _spread(function: Callable, items: Iterable) -> list:
-    """function(item) for each, on all cores: programs are compiled and run without Python's lock."""
+    """function(item) for each, on all cores, in double precision."""
 
     def in_double(item: Any) -> Any:
         with jax.enable_x64(True):  # holds for a thread
             return function(item)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(in_double, items))
+    return side_by_side(in_double, items)
 
 
 @click.command(help=__doc__)
