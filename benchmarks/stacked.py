@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from benchmarks.drawing import bars
 from benchmarks.timing import Row, interleaved, ratios, row, table
 from relaysim.models import CNN, MLP, VGG11
-from relaysim.tasks.stacked import apply, stacked
+from relaysim.tasks.grouped import apply, stacked
 
 WORKERS = 16
 BATCH = 32

@@ -13,13 +13,13 @@ from relaysim.algorithms import (
 )
 from relaysim.algorithms.base import State, method
 from relaysim.checkpoint import Checkpoint
-from relaysim.local import local_update, per_worker
+from relaysim.local import local_steps, local_update, per_worker
 from relaysim.memory import Memory
 from relaysim.mixing import all_reduce, deal, gossip, one_peer_exponential, push, relay_sum
-from relaysim.simulate import Divergence, Trace, estimate_memory, simulate
+from relaysim.simulate import Divergence, RunState, Trace, estimate_memory, simulate
 from relaysim.sweep import best, sweep
 from relaysim.topology import Topology
-from relaysim.types import Algorithm, Info, Mixer
+from relaysim.types import Algorithm, Info, Messages, Mixer
 
 __version__ = "0.1.0"
 
@@ -29,7 +29,9 @@ __all__ = [
     "Divergence",
     "Info",
     "Memory",
+    "Messages",
     "Mixer",
+    "RunState",
     "State",
     "Topology",
     "Trace",
@@ -44,6 +46,7 @@ __all__ = [
     "gossip",
     "gradient_tracking",
     "io",
+    "local_steps",
     "local_update",
     "method",
     "metrics",

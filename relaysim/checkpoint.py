@@ -64,7 +64,7 @@ def describe(
         "params": _digest(_host(params)),
         "num_steps": int(num_steps),
         "every": int(every),
-        **kinds("state", carry.state, 0),
+        **kinds("state", carry.method, 0),
         **kinds("record", record, 1),
     }
 

@@ -5,60 +5,199 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.custom_batching import custom_vmap
+from optax import tree
 
+from relaysim.checks import check_count
 from relaysim.types import Array, Grad, Info, Key, Stacked
 
 
-def per_worker(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+class PerWorker(optax.GradientTransformationExtraArgs):
+    """An optax transformation of stacked pytrees, which does the same to each worker apart."""
+
+
+def per_worker(optimizer: optax.GradientTransformation) -> PerWorker:
     """Apply an optax transformation to each worker apart: its state and its norms are the worker's own.
 
     Without it, a transformation that looks at a whole pytree (`optax.clip_by_global_norm`) would see the
-    stacked models of all workers as one.
+    stacked models of all workers as one. One that draws random numbers (`optax.add_noise`) draws each
+    worker's own. Extra arguments of `update` are passed on: arrays are each worker's, functions all workers'.
 
     Raises:
       ValueError: where `optimizer` is not an optax transformation.
     """
+    if isinstance(optimizer, PerWorker):
+        return optimizer
     if not isinstance(optimizer, optax.GradientTransformation):
-        raise ValueError(f"optimizer is {optimizer!r}, expected an optax transformation")
-    return optax.GradientTransformation(jax.vmap(optimizer.init), jax.vmap(optimizer.update))
+        raise ValueError(
+            f"optimizer is {optimizer!r}, expected an optax transformation such as optax.sgd(0.1)"
+        )
+    of_one = optax.with_extra_args_support(optimizer)
+
+    def init(params: Stacked) -> Any:
+        worker = jnp.arange(len(jax.tree.leaves(params)[0]))
+        return jax.tree.map(lambda leaf: _of_worker(leaf, worker), jax.vmap(of_one.init)(params))
+
+    def update(updates: Stacked, state: Any, params: Stacked | None = None, **extra: Any) -> tuple:
+        shared = {name: value for name, value in extra.items() if callable(value)}
+        own = {name: value for name, value in extra.items() if name not in shared}
+        return jax.vmap(lambda g, s, p, own: of_one.update(g, s, p, **own, **shared))(
+            updates, state, params, own
+        )
+
+    return PerWorker(init, update)
+
+
+def _of_worker(leaf: Array, worker: Array) -> Array:
+    """Of a leaf (n, ...) of n equal states: where it is a random key, one for each worker."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.vmap(jax.random.fold_in)(leaf, worker) if leaf.ndim == 1 else leaf
+    if leaf.dtype == np.uint32 and leaf.shape[1:] == (2,):  # a key in the old style
+        return jax.vmap(lambda key, i: jax.random.key_data(jax.random.fold_in(key, i)))(
+            jax.random.wrap_key_data(leaf), worker
+        )
+    return leaf
 
 
 class LocalState(NamedTuple):
-    key: Key
-    steps: Array
-    """() int32, taken so far."""
+    key: Any
+    """A random key: that of the start, the same throughout a run."""
     opt: Any
+    """The workers' optimizers."""
+    inner: Any = ()
+    """Those of `local_steps`."""
 
 
 class LocalUpdate(NamedTuple):
     """The local half of a step, for all workers."""
 
     init: Callable[[Key, Stacked], LocalState]
-    update: Callable[[LocalState, Stacked], tuple[LocalState, Stacked, Info]]
-    """(state, params) -> (state, u, info): the optimizer's update u, to be added to the models."""
+    gradient: Callable[[Array, LocalState, Stacked], tuple[LocalState, Stacked, Info]]
+    """(step, state, params) -> (state, g, info): each worker's gradient at its own model."""
+    apply: Callable[[Array, LocalState, Stacked, Stacked, Info], tuple[LocalState, Stacked]]
+    """(step, state, g, params, info) -> (state, u): what the optimizers make of gradients."""
+
+    def update(self, step: Array, state: LocalState, params: Stacked) -> tuple[LocalState, Stacked, Info]:
+        """(step, state, params) -> (state, u, info): the optimizer's update u, to be added to the models."""
+        state, g, info = self.gradient(step, state, params)
+        state, u = self.apply(step, state, g, params, info)
+        return state, u, info
 
 
-def local_update(grad: Grad, optimizer: optax.GradientTransformation) -> LocalUpdate:
-    """Each worker's gradient at its own model, through its own copy of the optimizer.
+class LocalSteps(NamedTuple):
+    """Made by `local_steps`: a gradient with a memory."""
+
+    init: Callable[[Stacked], Any]
+    step: Callable[[Key, Array, Any, Stacked], tuple[Any, Array, Stacked]]
+    """(key, step, state, params) -> (state, losses (n,), what stands for gradients)."""
+
+
+def local_steps(grad: Grad, optimizer: optax.GradientTransformation, steps: int) -> LocalSteps:
+    """Several local steps between messages, for any method: K steps of each worker stand for one gradient,
+
+        g = x − x_K,    x_{k+1} = x_k + u_k,    x_0 = x,
+
+    so that with `optax.sgd(1.0)` the method goes on from where the local steps ended, and with another rate
+    or with momentum it takes what they found as one large step (as the outer optimizer of local SGD and
+    DiLoCo does). The inner optimizers keep their states from one step of the method to the next.
+
+    >>> import relaysim as rs
+    >>> task = rs.tasks.random_quadratics(jax.random.key(0), 8, 5, zeta2=1.0)
+    >>> several = rs.local_steps(task.grad, optax.sgd(0.1), steps=4)
+    >>> method = rs.relaysgd(several, rs.relay_sum(rs.topology.chain(8)), optax.sgd(1.0))
 
     Args:
-      grad: (key, step, params) -> (losses (n,), gradients like params).
+      grad: (key, step, params) -> (losses (n,), gradients). In step t of the method it is asked for the steps
+        t K, …, t K + K − 1, so that every local step has a batch of its own.
+      optimizer: any optax transformation, applied for each worker apart.
+      steps: K, at least 1.
+
+    Returns:
+      What takes the place of `grad` in a method. The loss that is recorded is the mean over the K steps.
+
+    Raises:
+      ValueError: where an argument is none of these.
+    """
+    local, steps = local_update(grad, optimizer), check_count("steps", steps)
+
+    def init(params: Stacked) -> LocalState:
+        return local.init(jax.random.key(0), params)._replace(key=())
+
+    def step(key: Key, t: Array, s: LocalState, params: Stacked) -> tuple[LocalState, Array, Stacked]:
+        def one(carry: tuple, k: Array) -> tuple[tuple, Array]:
+            s, x = carry
+            s, u, info = local.update(t * steps + k, s, x)
+            return (s, tree.add(x, u)), info.loss
+
+        (s, x), losses = jax.lax.scan(one, (s._replace(key=key), params), jnp.arange(steps))
+        return s._replace(key=()), losses.mean(0), tree.sub(params, x)
+
+    return LocalSteps(init, step)
+
+
+def local_update(grad: Grad | LocalSteps, optimizer: optax.GradientTransformation) -> LocalUpdate:
+    """Each worker's gradient at its own model, through its own copy of the optimizer.
+
+    Optimizers that want to know the loss (`optax.contrib.reduce_on_plateau`, line searches) are given
+    `value`, `grad` and `value_fn`, each worker's own on its batch of the step.
+
+    Args:
+      grad: (key, step, params) -> (losses (n,), gradients like params), or what `local_steps` returns.
       optimizer: any optax transformation; for plain SGD, u = −γ g.
 
     Raises:
       ValueError: where `grad` cannot be called or `optimizer` is not an optax transformation.
     """
-    if not callable(grad):
-        raise ValueError(f"grad is {grad!r}, expected a function (key, step, params) -> (losses, gradients)")
+    if not callable(grad) and not isinstance(grad, LocalSteps):
+        what = f"grad is {grad!r}, expected a function (key, step, params) -> (losses, gradients)"
+        raise ValueError(f"{what}, such as {type(grad).__name__}'s grad" if hasattr(grad, "grad") else what)
     optimizer = per_worker(optimizer)
+    of = (
+        grad
+        if isinstance(grad, LocalSteps)
+        else LocalSteps(lambda x: (), lambda k, t, s, x: (s, *grad(k, t, x)))
+    )
 
     def init(key: Key, params: Stacked) -> LocalState:
-        return LocalState(key, jnp.zeros((), jnp.int32), optimizer.init(params))
+        return LocalState(key, optimizer.init(params), of.init(params))
 
-    def update(s: LocalState, params: Stacked) -> tuple[LocalState, Stacked, Info]:
-        loss, g = grad(s.key, s.steps, params)
-        u, opt = optimizer.update(g, s.opt, params)
-        return LocalState(s.key, s.steps + 1, opt), u, Info(loss)
+    def gradient(step: Array, s: LocalState, params: Stacked) -> tuple[LocalState, Stacked, Info]:
+        inner, loss, g = of.step(s.key, step, s.inner, params)
+        return s._replace(inner=inner), g, Info(loss)
 
-    return LocalUpdate(init, update)
+    def apply(
+        step: Array, s: LocalState, g: Stacked, params: Stacked, info: Info
+    ) -> tuple[LocalState, Stacked]:
+        value_fn = _each_loss(lambda x: of.step(s.key, step, s.inner, x)[1:])
+        u, opt = optimizer.update(g, s.opt, params, value=info.loss, grad=g, value_fn=value_fn)
+        return s._replace(opt=opt), u
+
+    return LocalUpdate(init, gradient, apply)
+
+
+def _each_loss(losses_and_gradients: Callable[[Stacked], tuple[Array, Stacked]]) -> Callable[[Any], Array]:
+    """One worker's loss as a function of its model, for use under vmap over all workers."""
+
+    @custom_vmap
+    def evaluate(x: Any) -> tuple[Array, Any]:
+        return jnp.zeros(
+            (), jax.tree.leaves(x)[0].dtype
+        ), x  # what one worker's look like: vmap makes them all
+
+    @evaluate.def_vmap
+    def evaluate_all(n: int, batched: Any, x: Any) -> Any:
+        out = losses_and_gradients(x)
+        return out, jax.tree.map(lambda _: True, out)
+
+    @jax.custom_jvp
+    def loss(x: Any) -> Array:
+        return evaluate(x)[0]
+
+    @loss.defjvp
+    def jvp(x: tuple, direction: tuple) -> tuple[Array, Array]:
+        value, g = evaluate(*x)
+        return value, tree.vdot(g, *direction)
+
+    return loss

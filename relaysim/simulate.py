@@ -1,31 +1,33 @@
 """Running a method: steps inside records inside one compiled program."""
 
 import functools
+import inspect
 import itertools
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.sharding import NamedSharding
 from jax.tree_util import GetAttrKey
 from tqdm import tqdm
 
 from relaysim import checkpoint as checkpoints
+from relaysim import engine
 from relaysim.checkpoint import Checkpoint
 from relaysim.checks import check_count
-from relaysim.columns import repeat
+from relaysim.engine import RunState, Taken
 from relaysim.memory import Memory, check_room, nbytes
-from relaysim.metrics import all_finite
+from relaysim.programs import Program, is_traced, program
 from relaysim.sharding import fetch, lies_over, spread
-from relaysim.types import Algorithm, Array, Key, Stacked
+from relaysim.types import Algorithm, Array, Key, Stacked, sent
 
-Measure = Callable[[Stacked], dict[str, Array]]
+Record = dict[str, Any]
+Measure = Callable[..., Record]
+"""params -> arrays by name, or (params, the method's state) -> arrays by name."""
 
 
 class Divergence(NamedTuple):
@@ -43,32 +45,33 @@ class Trace(NamedTuple):
 
     steps: np.ndarray
     """(R,) the number of steps taken at each record."""
-    metrics: dict[str, Any]
+    metrics: Record
     """Arrays (R, ...): what `measure` returned; "loss" (R, n), each worker's mean loss over the steps
-    since the last record; "vectors_sent" and "bytes_sent" (R,), sent so far by a worker on average, and
-    "busiest_vectors_sent" and "busiest_bytes_sent" (R,) by the worker that sends most."""
+    since the last record; what else the method tells (`Info.metrics`); "vectors_sent", "messages_sent" and
+    "bytes_sent" (R,), sent so far by a worker on average, and "busiest_vectors_sent" and "busiest_bytes_sent"
+    (R,) by the worker that sends most."""
     params: Stacked
     """The models at the end, leaves (n, ...)."""
     state: Any
-    """The method's state at the end."""
+    """A `RunState`, all that the run needs to go on: `simulate(..., state=trace.state)`. The method's own is
+    `state.method`."""
     divergence: Divergence
-
-
-class _Carry(NamedTuple):
-    step: Array
-    state: Any
-    broken: Array
-    """(n,) int32, the steps taken when each worker was first seen not to be finite, −1 if it never was."""
+    num_steps: Any
+    """() the steps taken, which are fewer than asked for where `until` said so. Under vmap such a run has its
+    records up to there, and NaN (or 0, where they are no floating-point numbers) from there on."""
 
 
 def simulate(
     key: Key,
     algorithm: Algorithm,
-    params: Stacked,
+    params: Stacked | None = None,
     *,
     num_steps: int,
-    every: int = 1,
+    every: int | Sequence[int] | np.ndarray = 1,
     measure: Measure | None = None,
+    until: Callable[[Record], Array] | None = None,
+    state: RunState | None = None,
+    callback: Callable[[int, Record], Any] | None = None,
     progress: bool | str = False,
     checkpoint: Checkpoint | None = None,
 ) -> Trace:
@@ -77,16 +80,31 @@ def simulate(
     The whole run is one compiled program; running the same method again does not compile again. Step t gets
     `fold_in(key, t)`, so that the recording interval changes nothing. Can be called under vmap and jit.
 
+    >>> import optax, relaysim as rs
+    >>> task = rs.tasks.random_quadratics(jax.random.key(0), 8, 5)
+    >>> method = rs.relaysgd(task.grad, rs.relay_sum(rs.topology.chain(8)), optax.sgd(0.3))
+    >>> run = functools.partial(rs.simulate, jax.random.key(1), method, every=10, measure=task.measure)
+    >>> trace = run(task.init(jax.random.key(2)), num_steps=1000, until=lambda r: r["suboptimality"] < 1e-6)
+    >>> more = run(state=trace.state, num_steps=20)
+    >>> more.steps - trace.num_steps
+    array([10, 20])
+
     Args:
       key: fixes all randomness of the run.
       algorithm: what `rs.relaysgd(...)` and its like return.
       params: the initial models, leaves (n, ...). They may be sharded over the leading axis, on a mesh whose
         axes are of type `jax.sharding.AxisType.Auto`.
       num_steps: T, a multiple of `every`.
-      every: steps between records.
-      measure: params -> dict of arrays, such as `task.measure`, taken after steps every, 2·every, …, T.
-      progress: show a progress bar, with this name if it is a string; the records are then made one call at
-        a time.
+      every: steps between records; or at which of the steps 1..T to record, ascending, T the last.
+      measure: what to record, such as `task.measure`: a function of the models (n, ...), or of the models and
+        the method's state, that returns a dict of arrays.
+      until: record -> () bool: stop at the first record that satisfies it. A record has by name what the
+        trace has in `metrics`, but for what was sent. Under vmap each run stops by itself.
+      state: go on from the end of a run of the same method with the same key, `trace.state`, as if it had
+        never stopped, bit for bit; `params` is then not needed, and `num_steps` are further steps.
+      callback: is called with (step, record) on the host, as the records come, which are then made one call
+        at a time. Not under vmap and jit.
+      progress: show a progress bar, with this name if it is a string; as for `callback`.
       checkpoint: where to write down every so many steps what was done, so that a run that was killed and is
         started again with the same arguments and `resume=True` ends as if nothing had happened, bit for bit.
         What it is checked against is the key, the numbers of steps, the first models and the shapes of all
@@ -98,55 +116,84 @@ def simulate(
       on the devices that they lie on (`sharding.fetch` gathers them).
 
     Raises:
-      ValueError: where the sizes do not fit, `params` is not finite, or the checkpoints in the folder are not
-        this run's.
+      ValueError: where the sizes do not fit, `params` is not finite, a function does not return what it
+        should, or the checkpoints in the folder are not this run's.
       MemoryError: where the method's state and the records cannot fit (see `estimate_memory`).
     """
-    _check(algorithm, params, num_steps, every, checkpoint)
-    measure = measure or _nothing
-
+    gaps = _gaps(num_steps, every)
+    _check(algorithm, params, state, callback, checkpoint, every)
+    measure = _measured(measure)
     start_key, run_key = jax.random.split(key)
-    copy = jax.tree.map(jnp.array, params)  # since what is carried on is given away
-    over = None if _is_traced(copy) else lies_over(copy)
-    start = _program(_start, (algorithm, over), start_key, copy)
-    _check_room(start, copy)
-    carry = start(start_key, copy)
-    taken, records = 0, []
-    if checkpoint:
-        _, record = jax.eval_shape(functools.partial(_advance, algorithm, measure, every, 1), run_key, carry)
-        run = checkpoints.describe(key, params, num_steps, every, carry, record)
-        if saved := checkpoints.load(checkpoint, run, carry, record):
-            taken, carry, done = saved
-            records = [done]
+    if state is None:
+        given = jax.tree.map(jnp.array, params)  # a copy, since what is carried on is given away
+        start = program(_begin, (algorithm, None if is_traced(given) else lies_over(given)), start_key, given)
+        shapes = start.outputs
+    else:
+        shapes = given = jax.tree.map(jnp.array, state)
+    traced = is_traced((key, given))
+    if traced and callback:
+        raise ValueError("callback is given under vmap or jit, expected a run by itself")
 
-    between = checkpoint.every // every if checkpoint else 0
-    at_once = 1 if progress else math.gcd(num_steps // every, between, taken // every)
-    advance = _program(_advance, (algorithm, measure, every, at_once), run_key, carry)
-    _check_room(advance, carry)
-    label = progress if isinstance(progress, str) else None
-    with tqdm(total=num_steps, initial=taken, desc=label, disable=not progress, unit="step") as bar:
-        while taken < num_steps:
-            carry, record = advance(run_key, carry)
-            records.append(record)
-            taken += at_once * every
-            bar.update(at_once * every)
-            if checkpoint and (taken % checkpoint.every == 0 or taken == num_steps):
+    def advance(num_records: int) -> Program:
+        static = (algorithm, measure, until, every if isinstance(every, int) else None, num_records)
+        return program(_advance, static, run_key, (shapes, _gaps_of(every, gaps[:num_records])))
+
+    whole = advance(len(gaps))
+    if not is_traced((whole.closed_over, given)):
+        check_room(whole.outputs[:2], given)
+    carry = start(start_key, given) if state is None else given
+    first = carry.step if is_traced(carry) else int(carry.step)
+    made, stopped, records = 0, False, []
+    if checkpoint:
+        run = checkpoints.describe(
+            key, algorithm.params(carry.method), num_steps, gaps[0], carry, whole.outputs[1]
+        )
+        if saved := checkpoints.load(checkpoint, run, carry, whole.outputs[1]):
+            taken, carry, done = saved
+            made, records = taken // gaps[0], [done]
+            stopped = until is not None and bool(until(jax.tree.map(lambda values: values[-1], done)))
+    between = checkpoint.every // gaps[0] if checkpoint else 0
+    at_once = 1 if (progress or callback) and not traced else math.gcd(len(gaps), between, made)
+    go_on = advance(at_once)
+    bar = tqdm(
+        total=int(gaps.sum()),
+        initial=int(gaps[:made].sum()),
+        desc=progress if isinstance(progress, str) else None,
+        disable=not progress or traced,
+        unit="step",
+    )
+    with bar:
+        while made < len(gaps) and not stopped:
+            chunk = gaps[made : made + at_once]
+            carry, record, count, stop = go_on(run_key, (carry, _gaps_of(every, chunk)))
+            if until is None or traced:
+                count, stop = at_once, False
+            count, stopped = int(count), bool(stop)
+            records.append(record if count == at_once else jax.tree.map(lambda v, c=count: v[:c], record))
+            made += count
+            bar.update(int(chunk[:count].sum()))
+            if callback:
+                callback(
+                    first + int(gaps[:made].sum()), fetch(jax.tree.map(lambda values: values[0], record))
+                )
+            taken = int(gaps[:made].sum())
+            if checkpoint and (taken % checkpoint.every == 0 or made == len(gaps) or stopped):
                 records = [_joined(records)]
                 checkpoints.save(checkpoint, run, taken, carry, records[0])
 
     metrics = _joined(records)
-    divergence = _first(carry.broken)
-    if not _is_traced(carry):
-        metrics, divergence = fetch((metrics, divergence))
-        divergence = Divergence(int(divergence.step), int(divergence.worker))
+    divergence, taken = _first(carry.broken), carry.step
+    if not is_traced(carry):
+        metrics, divergence, taken = fetch((metrics, divergence, taken))
+        divergence, taken = Divergence(int(divergence.step), int(divergence.worker)), int(taken)
         if divergence:
             warnings.warn(
                 f"diverged: worker {divergence.worker} is not finite after step {divergence.step}",
                 stacklevel=2,
             )
-    steps = np.arange(every, num_steps + 1, every)
-    models = algorithm.params(carry.state)
-    return Trace(steps, metrics | _costs(algorithm, models, steps), models, carry.state, divergence)
+    steps = first + np.cumsum(gaps[:made])
+    models = algorithm.params(carry.method)
+    return Trace(steps, metrics | _costs(algorithm, models, steps), models, carry, divergence, taken)
 
 
 def estimate_memory(
@@ -180,16 +227,17 @@ def estimate_memory(
     Raises:
       ValueError: as `simulate`.
     """
-    _check(algorithm, params, num_steps, every, None)
+    num_records = len(_gaps(num_steps, every))
+    _check(algorithm, params)
     key = jax.random.key(0)
     params = jax.tree.map(lambda leaf: _shape(leaf, getattr(leaf, "sharding", None)), params)
-    start = _program(_start, (algorithm, lies_over(params)), key, params)
+    start = program(_begin, (algorithm, lies_over(params)), key, params)
     laid = jax.tree.unflatten(jax.tree.structure(start.outputs), start.compiled(key, params).output_shardings)
     carry = jax.tree.map(_shape, start.outputs, laid)
-    advance = _program(_advance, (algorithm, measure or _nothing, every, num_steps // every), key, carry)
-    needs = advance.compiled(key, carry).memory_analysis()
+    advance = program(_advance, (algorithm, _measured(measure), None, every, num_records), key, (carry, None))
+    needs = advance.compiled(key, (carry, None)).memory_analysis()
     parts = {"given": nbytes(params)}
-    for path, leaf in jax.tree.leaves_with_path(carry.state):
+    for path, leaf in jax.tree.leaves_with_path(carry.method):
         fields = itertools.takewhile(lambda entry: isinstance(entry, GetAttrKey), path[:2])
         name = "state" + jax.tree_util.keystr(tuple(fields))
         parts[name] = parts.get(name, 0) + nbytes(leaf)
@@ -204,36 +252,91 @@ def _shape(leaf: Any, over: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _start(algorithm: Algorithm, over: NamedSharding | None, key: Key, params: Stacked) -> _Carry:
-    never = jnp.full(algorithm.num_workers, -1, jnp.int32)
-    carry = _Carry(jnp.zeros((), jnp.int32), algorithm.init(key, params), never)
-    return carry if over is None else spread(carry, over, algorithm.num_workers)
+def _begin(algorithm: Algorithm, over: NamedSharding | None, key: Key, params: Stacked) -> RunState:
+    run = engine.begin(algorithm, key, params)
+    return run if over is None else spread(run, over, algorithm.num_workers)
 
 
 def _advance(
-    algorithm: Algorithm, measure: Measure, every: int, num_records: int, key: Key, carry: _Carry
-) -> tuple[_Carry, dict[str, Array]]:
-    """`num_records` records of `every` steps."""
+    algorithm: Algorithm,
+    measure: Measure,
+    until: Callable[[Record], Array] | None,
+    every: int | None,
+    num_records: int,
+    key: Key,
+    given: tuple[RunState, Array | None],
+) -> tuple[RunState, Record, Array, Array]:
+    """The next records, each after `every` steps, or after those given with the state.
 
-    def seen(carry: _Carry, finite: Array) -> Array:
-        return jnp.where((carry.broken < 0) & ~finite, carry.step, carry.broken)
+    Returns (state, records, how many of these there are, whether `until` is satisfied).
+    """
+    run, gaps = given
 
-    def step(inner: tuple[_Carry, Array]) -> tuple[_Carry, Array]:
-        carry, total = inner
-        state, info = algorithm.step(jax.random.fold_in(key, carry.step), carry.state)
-        return _Carry(carry.step + 1, state, seen(carry, jnp.isfinite(info.loss))), total + info.loss
+    def see(run: RunState, taken: Taken, gap: int | Array) -> tuple[RunState, Record]:
+        run, params = engine.look(algorithm, run)
+        record = {"loss": taken.loss / jnp.asarray(gap, taken.loss.dtype), **taken.metrics}
+        return run, _united(record, measure(params, run.method))
 
-    def record(carry: _Carry, _: None) -> tuple[_Carry, dict[str, Array]]:
-        loss = jax.eval_shape(algorithm.step, key, carry.state)[1].loss
-        carry, total = repeat(step, every, (carry, jnp.zeros(loss.shape, loss.dtype)))
-        params = algorithm.params(carry.state)
-        carry = carry._replace(broken=seen(carry, all_finite(params)))
-        return carry, {"loss": total / every} | measure(params)
+    def record(run: RunState, gap: Array | None) -> tuple[RunState, Record]:
+        steps = every if gap is None else gap
+        run, taken = engine.advance(algorithm, key, run, steps)
+        return see(run, taken, steps)
 
-    return jax.lax.scan(record, carry, None, length=num_records)
+    if until is None:
+        run, records = jax.lax.scan(record, run, gaps, length=num_records)
+        return run, records, jnp.asarray(num_records), jnp.asarray(False)
+
+    class Watched(NamedTuple):
+        records: Record
+        count: Array
+        stop: Array
+
+    def gap_at(memory: Watched) -> int | Array:
+        return every if gaps is None else gaps[memory.count]
+
+    def seen(run: RunState, taken: Taken, memory: Watched) -> tuple[RunState, Watched]:
+        run, record = see(run, taken, gap_at(memory))
+        records = jax.tree.map(lambda all, one: all.at[memory.count].set(one), memory.records, record)
+        return run, Watched(records, memory.count + 1, _stops(until, record))
+
+    _, one = jax.eval_shape(record, run, None if gaps is None else gaps[0])
+    run, memory = engine.watch(
+        algorithm,
+        key,
+        run,
+        Watched(
+            jax.tree.map(functools.partial(_blank, num_records), one), jnp.asarray(0), jnp.asarray(False)
+        ),
+        gap=lambda step, memory: gap_at(memory),
+        see=seen,
+        go_on=lambda memory: (memory.count < num_records) & ~memory.stop,
+    )
+    return run, *memory
 
 
-def _joined(records: list[dict[str, Array]]) -> dict[str, Array]:
+def _blank(length: int, leaf: Any) -> Array:
+    empty = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.floating) else 0
+    return jnp.full((length, *leaf.shape), empty, leaf.dtype)
+
+
+def _united(record: Record, measured: Any) -> Record:
+    if not isinstance(measured, dict) or not all(isinstance(name, str) for name in measured):
+        raise ValueError(f"measure returned {measured!r}, expected a dict of arrays by name")
+    if twice := sorted(record.keys() & measured.keys()):
+        raise ValueError(
+            f"measure returned {twice[0]!r}, which the method records already: expected another name"
+        )
+    return {**record, **{name: jnp.asarray(values) for name, values in measured.items()}}
+
+
+def _stops(until: Callable[[Record], Array], record: Record) -> Array:
+    stop = jnp.asarray(until(record))
+    if stop.shape != () or stop.dtype != bool:
+        raise ValueError(f"until returned {stop.dtype} of shape {stop.shape}, expected one boolean")
+    return stop
+
+
+def _joined(records: list[Record]) -> Record:
     return jax.tree.map(lambda *parts: jnp.concatenate(parts) if len(parts) > 1 else parts[0], *records)
 
 
@@ -247,89 +350,74 @@ def _first(broken: Array) -> Divergence:
 
 def _costs(algorithm: Algorithm, params: Stacked, steps: np.ndarray) -> dict[str, np.ndarray]:
     model_bytes = sum(leaf[0].size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
-    sent = algorithm.sent()
+    vectors, messages = sent(algorithm.messages(params), algorithm.num_workers)
     return {
-        "vectors_sent": steps * sent.mean(),
-        "busiest_vectors_sent": steps * sent.max(),
-        "bytes_sent": steps * sent.mean() * model_bytes,
-        "busiest_bytes_sent": steps * sent.max() * model_bytes,
+        "vectors_sent": steps * vectors.mean(),
+        "busiest_vectors_sent": steps * vectors.max(),
+        "messages_sent": steps * messages.mean(),
+        "bytes_sent": steps * vectors.mean() * model_bytes,
+        "busiest_bytes_sent": steps * vectors.max() * model_bytes,
     }
 
 
-_programs: WeakKeyDictionary = WeakKeyDictionary()
-"""The compiled programs of each algorithm, for as long as its step function lives."""
+def _measured(measure: Measure | None) -> Measure:
+    """`measure` as a function of the models and the method's state."""
+    if measure is None:
+        return lambda params, state: {}
+    if not callable(measure):
+        raise ValueError(f"measure is {measure!r}, expected a function such as task.measure")
+    needed = [p for p in inspect.signature(measure).parameters.values() if p.default is p.empty]
+    takes = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in needed)
+    if takes not in (1, 2):
+        raise ValueError(f"measure takes {takes} arguments, expected the models, or models and state")
+    return measure if takes == 2 else lambda params, state: measure(params)
 
 
-class _Program(NamedTuple):
-    run: Any
-    """A jitted function (closed_over, key, leaves of what is given) -> leaves of `outputs`."""
-    closed_over: list
-    outputs: Any
-    """The shapes of what comes out."""
-
-    def __call__(self, key: Key, given: Any) -> Any:
-        leaves = self.run(self.closed_over, key, jax.tree.leaves(given))
-        return jax.tree.unflatten(jax.tree.structure(self.outputs), leaves)
-
-    def compiled(self, key: Key, given: Any) -> Any:
-        """The XLA program, which later calls with the same shapes use."""
-        return self.run.lower(self.closed_over, key, jax.tree.leaves(given)).compile()
-
-
-def _program(fun: Callable, static: tuple, key: Key, given: Any) -> _Program:
-    """fun(*static, key, given), compiled once for each `static` and shape of the rest; `given` is given away.
-
-    The arrays that an algorithm closes over (problems, data, graphs) become arguments of the program: jit
-    would write them into its text as constants. The program is kept as long as the algorithm, unless that
-    closes over traced values, which must not outlive their trace.
-    """
-    algorithm = static[0]
-    programs = _programs.setdefault(algorithm.step, {})
-    leaves, treedef = jax.tree.flatten(given)
-    given_traced = _is_traced(leaves)  # under vmap or jit: nothing can be given away
-    own = (algorithm.init, algorithm.params)  # but not its step, which would then never be freed
-    signature = (fun, own, static[1:], given_traced, jax.typeof(key), treedef, tuple(map(jax.typeof, leaves)))
-    if signature in programs:
-        return programs[signature]
-    closed, outputs = jax.make_jaxpr(functools.partial(fun, *static), return_shape=True)(key, given)
-    traced = _is_traced(closed.consts)
-
-    def run(consts: list, key: Key, leaves: list) -> list:
-        return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))(key, *leaves)
-
-    donated = () if traced or given_traced else 2
-    program = _Program(jax.jit(run, donate_argnums=donated), closed.consts, outputs)
-    if not traced:
-        programs[signature] = program
-    return program
+def _gaps(num_steps: int, every: int | Sequence[int] | np.ndarray) -> np.ndarray:
+    """(R,) the steps before each record."""
+    num_steps = check_count("num_steps", num_steps)
+    if np.ndim(every) == 0:
+        every = check_count("every", every)
+        if num_steps % every:
+            raise ValueError(f"num_steps is {num_steps}, expected a multiple of every = {every}")
+        return np.full(num_steps // every, every)
+    gaps = np.diff(np.asarray(every), prepend=0)
+    if gaps.ndim != 1 or gaps.dtype.kind not in "iu" or not (gaps > 0).all() or gaps.sum() != num_steps:
+        raise ValueError(
+            f"every is {every!r}, expected ascending steps of which the last is num_steps = {num_steps}"
+        )
+    return gaps
 
 
-def _check_room(program: _Program, given: Any) -> None:
-    if not _is_traced((program.closed_over, given)):
-        check_room(program.outputs, given)
-
-
-def _nothing(params: Stacked) -> dict[str, Array]:
-    return {}
-
-
-def _is_traced(pytree: Any) -> bool:
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(pytree))
+def _gaps_of(every: Any, gaps: np.ndarray) -> Array | None:
+    return None if np.ndim(every) == 0 else jnp.asarray(gaps, jnp.int32)
 
 
 def _check(
-    algorithm: Algorithm, params: Stacked, num_steps: int, every: int, checkpoint: Checkpoint | None
+    algorithm: Algorithm,
+    params: Stacked,
+    state: RunState | None = None,
+    callback: Any = None,
+    checkpoint: Checkpoint | None = None,
+    every: Any = 1,
 ) -> None:
     if not isinstance(algorithm, Algorithm):
         raise ValueError(
             f"algorithm is {algorithm!r}, expected a method such as rs.relaysgd(grad, mixer, optimizer)"
         )
-    check_count("num_steps", num_steps)
-    check_count("every", every)
-    if num_steps % every:
-        raise ValueError(f"num_steps is {num_steps}, expected a multiple of every = {every}")
-    if checkpoint and checkpoint.every % every:
-        raise ValueError(f"checkpoint.every is {checkpoint.every}, expected a multiple of every = {every}")
+    if callback is not None and not callable(callback):
+        raise ValueError(f"callback is {callback!r}, expected a function of (step, record)")
+    if checkpoint is not None:
+        if not isinstance(checkpoint, Checkpoint):
+            raise ValueError(f"checkpoint is {checkpoint!r}, expected rs.Checkpoint(folder, every)")
+        if np.ndim(every):
+            raise ValueError("every is an array, expected a number where there is a checkpoint")
+        if checkpoint.every % every:
+            raise ValueError(
+                f"checkpoint.every is {checkpoint.every}, expected a multiple of every = {every}"
+            )
+    if state is not None:
+        return _check_state(algorithm, state)
     n = algorithm.num_workers
     leaves = jax.tree.leaves_with_path(params)
     if not leaves:
@@ -349,3 +437,17 @@ def _check(
             worker = -1 if bool(finite.all()) else int(jnp.argmin(finite))
         if worker >= 0:
             raise ValueError(f"{name} is not finite at worker {worker}, expected a finite start")
+
+
+def _check_state(algorithm: Algorithm, state: RunState) -> None:
+    """Whether a state is one of this method."""
+    if not isinstance(state, RunState):
+        raise ValueError(f"state is a {type(state).__name__}, expected the state of a trace, trace.state")
+    kinds = functools.partial(jax.tree.map, lambda leaf: (leaf.shape, leaf.dtype))
+    try:
+        models = algorithm.params(state.method)
+        like = kinds(jax.eval_shape(algorithm.init, jax.random.key(0), models)) == kinds(state.method)
+    except (AttributeError, TypeError, ValueError):
+        like = False
+    if not like:
+        raise ValueError("state is that of another method, or of other models, expected one of this method")

@@ -361,6 +361,43 @@ def learning_rate_correction(tree: Topology) -> float:
     return float(1 / n + 2 * (size * (n - size)).sum() / n**2)
 
 
+def depth_first(tree: Topology) -> np.ndarray:
+    """(n,) the workers of a tree in an order where blocks of neighbours in the order have few edges out.
+
+    Starts at worker 0. A worker is followed by all that hang on it, the smallest branch first, so that all
+    edges out of the first k workers start at log₂ n of them at most.
+
+    >>> depth_first(from_edges(5, [(0, 1), (0, 2), (1, 3), (3, 4)])).tolist()
+    [0, 2, 1, 3, 4]
+
+    Raises:
+      ValueError: where the topology is no tree.
+    """
+    parent, order, depth = rooted(tree)
+    size = np.ones(tree.num_workers, np.int64)
+    for i in order[:0:-1].tolist():
+        size[parent[i]] += size[i]
+    start = np.zeros_like(size)
+    free = start + 1  # the first place below each worker that is not taken
+    for i in np.lexsort((size, depth))[1:].tolist():
+        start[i] = free[parent[i]]
+        free[parent[i]] += size[i]
+        free[i] = start[i] + 1
+    return np.argsort(start)
+
+
+def renumber(topology: Topology, order: np.ndarray) -> Topology:
+    """The same graph where worker i is the one that was `order[i]`; stacked arrays go along by `x[order]`.
+
+    Raises:
+      ValueError: where `order` is no permutation of the workers.
+    """
+    if not np.array_equal(np.sort(order), np.arange(topology.num_workers)):
+        raise ValueError(f"order must be a permutation of the {topology.num_workers} workers, got {order}")
+    number = np.argsort(order)
+    return from_edges(topology.num_workers, number[topology.edges], topology.directed, topology.name)
+
+
 def metropolis_weights(topology: Topology) -> csr_array:
     """Metropolis-Hastings weights: 1 / (1 + max(deg_i, deg_j)) for neighbours, the rest for oneself.
 

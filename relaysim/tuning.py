@@ -17,7 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from relaysim import engine
 from relaysim.checks import check_count
+from relaysim.engine import RunState
 from relaysim.types import Algorithm, Array, Key
 
 Make = Callable[[Any, Array], Algorithm]
@@ -76,8 +78,8 @@ def fastest(make: Make, tasks: Any, *, target: Numbers, start: Numbers, **option
     """For methods that converge: the learning rate that takes the error below the target in the fewest steps.
 
     Begins at twice `start`, halves the rate until a run takes too long, then bisects to 1e-4. A run whose
-    error rises while above the target counts as too fast. As in the paper's published rows, a better rate
-    is halved before it is recorded: it is half of the one that took those steps.
+    error rises while above the target counts as too fast. After a run that is the best so far the next one
+    has half its rate.
 
     Args:
       make: (task, learning rate) -> method, see `tune`.
@@ -109,8 +111,8 @@ def fastest_search(target: float, start: float) -> Search:
         event, step, error = yield Trial(rate, target, 10 * best.steps, ceiling=target, tolerance=target / 10)
         success = event == "reached" or (event == "flat" and error < target)
         if success and step < best.steps:
-            rate /= 2
             best = Found(step, rate)
+            rate /= 2
         elif success:
             lower, upper = min(rate, upper), min(4 * rate, upper)
         elif event in ("slow", "out of steps"):
@@ -190,11 +192,11 @@ def tune(
     places, upcoming = np.arange(lanes), iter(range(lanes, count))  # which problem is in a lane
     trials, running = [next(searches[j]) for j in places], np.ones(lanes, bool)
     watches = _Watch(*(np.full(lanes, value) for value in _START))
-    states = _blank(make, key, tasks, lanes)
+    lane_runs = _blank(make, key, tasks, lanes)
     advance = functools.partial(_advance, make, metric, max_steps, key, tasks)
     with tqdm(total=count, disable=not progress, unit="search") as bar:
         while running.any():
-            watches, states = advance(places, Trial(*np.array(trials).T), running, watches, states)
+            watches, lane_runs = advance(places, Trial(*np.array(trials).T), running, watches, lane_runs)
             watches = jax.device_get(watches)
             over = running & (watches.event > 0)
             for i in np.flatnonzero(over):
@@ -274,12 +276,12 @@ def _send(search: Search, outcome: Outcome) -> Trial | Found:
         return end.value
 
 
-def _begin(make: Make, key: Key, task: Any, rate: Array) -> Any:
-    return make(task, rate).init(key, task.init(key))
+def _begin(make: Make, key: Key, task: Any, rate: Array) -> RunState:
+    return engine.begin(make(task, rate), key, task.init(key))
 
 
-def _blank(make: Make, key: Key, tasks: Any, lanes: int) -> Any:
-    """The methods' states in all lanes, without their contents."""
+def _blank(make: Make, key: Key, tasks: Any, lanes: int) -> RunState:
+    """The states of all lanes, without their contents."""
 
     def blank(leaf: jax.ShapeDtypeStruct) -> Any:
         shape, is_key = (lanes, *leaf.shape), jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
@@ -300,43 +302,42 @@ def _advance(
     trials: Trial,
     running: Array,
     watches: _Watch,
-    states: Any,
-) -> tuple[_Watch, Any]:
-    """Begin the runs at step 0, then take steps until one is over; places[i] is the task in lane i."""
-    tasks = jax.tree.map(lambda leaf: leaf[places], tasks)
+    runs: RunState,
+) -> tuple[_Watch, RunState]:
+    """Begin the runs at step 0, then take steps until one is over; places[i] is the task in lane i.
+
+    All lanes take equally many steps at a time: as many as the one that is nearest to its next point needs.
+    """
     watched = points(max_steps)
-    next_point = watched[np.searchsorted(watched, np.arange(max_steps), side="right")]
+    next_point = jnp.asarray(watched[np.searchsorted(watched, np.arange(max_steps), side="right")])
 
-    def begin(task: Any, rate: Array, watch: _Watch, state: Any) -> Any:
-        fresh = _begin(make, key, task, rate)
-        return jax.tree.map(functools.partial(jnp.where, watch.step == 0), fresh, state)
+    def lane(task: Any, trial: Trial, is_running: Array, w: _Watch, run: RunState) -> tuple[_Watch, RunState]:
+        algorithm, fresh = make(task, trial.rate), _begin(make, key, task, trial.rate)
 
-    def step(task: Any, rate: Array, now: Array, state: Any) -> Any:
-        return make(task, rate).step(jax.random.fold_in(key, now), state)[0]
+        def gap(step: Array, memory: tuple[Array, _Watch]) -> Array:
+            return jax.lax.pmin(jnp.where(is_running, next_point[step] - step, max_steps), "lanes")
 
-    def look(task: Any, trial: Trial, at_point: Array, w: _Watch, state: Any) -> _Watch:
-        error = task.measure(make(task, trial.rate).params(state))[metric].astype(w.error.dtype)
-        first = jnp.where(w.step == 1, error, w.first)
-        seen = w._replace(first=first, before=w.previous, previous=w.error, error=error)
-        seen = seen._replace(event=_event(trial, seen, max_steps))
-        return jax.tree.map(functools.partial(jnp.where, at_point), seen, w)
+        def see(run: RunState, taken: Any, memory: tuple[Array, _Watch]) -> Any:
+            count, w = memory
+            at_point = is_running & (run.step == next_point[w.step])
+            count, w = count + run.step - w.step, w._replace(step=run.step.astype(w.step.dtype))
+            error = task.measure(algorithm.params(run.method))[metric].astype(w.error.dtype)
+            first = jnp.where(w.step == 1, error, w.first)
+            seen = w._replace(first=first, before=w.previous, previous=w.error, error=error)
+            seen = seen._replace(event=_event(trial, seen, max_steps))
+            return run, (count, jax.tree.map(functools.partial(jnp.where, at_point), seen, w))
 
-    def go_on(carry: tuple[Array, _Watch, Any]) -> Array:
-        count, watches, _ = carry
-        return (watches.event == 0).all() & (count < _CHUNK)
+        def go_on(memory: tuple[Array, _Watch]) -> Array:
+            count, w = memory
+            return (jax.lax.pmax(w.event, "lanes") == 0) & (jax.lax.pmax(count, "lanes") < _CHUNK)
 
-    def to_next_point(carry: tuple[Array, _Watch, Any]) -> tuple[Array, _Watch, Any]:
-        count, w, states = carry
-        points = jnp.asarray(next_point)[w.step]
-        gap = jnp.where(running, points - w.step, max_steps).min()
-        states = jax.lax.fori_loop(
-            0, gap, lambda t, states: jax.vmap(step)(tasks, trials.rate, w.step + t, states), states
-        )
-        w = w._replace(step=w.step + gap)
-        return count + gap, jax.vmap(look)(tasks, trials, running & (w.step == points), w, states), states
+        run = jax.tree.map(functools.partial(jnp.where, w.step == 0), fresh, run)
+        zero = jnp.zeros_like(w.step)
+        run, (_, w) = engine.watch(algorithm, key, run, (zero, w), gap=gap, see=see, go_on=go_on)
+        return w, run
 
-    states = jax.vmap(begin)(tasks, trials.rate, watches, states)
-    return jax.lax.while_loop(go_on, to_next_point, (jnp.zeros_like(watches.step[0]), watches, states))[1:]
+    tasks = jax.tree.map(lambda leaf: leaf[places], tasks)
+    return jax.vmap(lane, axis_name="lanes")(tasks, trials, running, watches, runs)
 
 
 def _each(search: Callable[..., Search], tasks: Any, **numbers: Numbers) -> list[Search]:

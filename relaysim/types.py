@@ -1,13 +1,16 @@
 """The types that everything else speaks in: stacked models, mixers, algorithms.
 
 A *stacked* pytree holds one value per worker: each of its leaves has shape (n, ...), worker i's part
-being `leaf[i]`. A method is a pair of pure functions over a state; so is a way of communicating.
+being `leaf[i]`. A method is a pair of pure functions over a state; so is a way of communicating. There is
+one clock: the number of the step, from 0, is an argument of all that happens in it.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array
@@ -28,6 +31,42 @@ class Info(NamedTuple):
 
     loss: Array
     """(n,) each worker's loss on its own data, at the models that the gradients were taken at."""
+    metrics: dict[str, Array] = {}  # noqa: RUF012 - never written to
+    """Further arrays by name, recorded as they are in the last step before a record."""
+
+
+class Messages(NamedTuple):
+    """What goes over the links at the same time: one round of communication."""
+
+    senders: np.ndarray
+    """(m,) int"""
+    receivers: np.ndarray
+    """(m,) int"""
+    vectors: float | np.ndarray = 1.0
+    """The size of each message, in vectors of the model's size: a number for all, or (m,)."""
+
+
+Calls = Sequence[Sequence[Messages]]
+"""For each call of a period, its rounds, one after the other; the calls repeat themselves from there on."""
+
+
+def scaled(calls: Calls, share: float) -> Calls:
+    """The same messages, each `share` times as large."""
+    if share == 1:
+        return calls
+    rounds = {id(r): r._replace(vectors=share * r.vectors) for call in calls for r in call}
+    return [[rounds[id(r)] for r in call] for call in calls]
+
+
+def sent(calls: Calls, num_workers: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors and messages that each worker sends in a call, (n,) each, on average over a period."""
+    rounds, times = {id(r): r for call in calls for r in call}, Counter(id(r) for call in calls for r in call)
+    vectors = messages = np.zeros(num_workers)
+    for i, r in rounds.items():
+        sizes = np.broadcast_to(r.vectors, r.senders.shape)
+        vectors = vectors + times[i] * np.bincount(r.senders, sizes, num_workers)
+        messages = messages + times[i] * np.bincount(r.senders, minlength=num_workers)
+    return vectors / len(calls), messages / len(calls)
 
 
 class Mixer(NamedTuple):
@@ -36,10 +75,14 @@ class Mixer(NamedTuple):
     num_workers: int
     init: Callable[[Stacked], Any]
     """The state before the first call, given what is common knowledge then (for models: the start)."""
-    mix: Callable[[Key, Any, Stacked], tuple[Any, Stacked]]
-    """(key, state, x) -> (state, mixed x). One call is one exchange of messages between workers."""
-    sent: Callable[[], np.ndarray]
-    """() -> (n,) the vectors of x's size that each worker sends in one call."""
+    mix: Callable[[Key, Array, Any, Stacked], tuple[Any, Stacked]]
+    """(key, step, state, x) -> (state, mixed x). `step` is the number of the method's step, from 0."""
+    messages: Callable[[], Calls]
+    """() -> who sends to whom, in vectors of x's size; call t of the period is that of step t."""
+
+    def sent(self) -> np.ndarray:
+        """(n,) the vectors of x's size that each worker sends in one call, on average over a period."""
+        return sent(self.messages(), self.num_workers)[0]
 
 
 class Algorithm(NamedTuple):
@@ -48,9 +91,15 @@ class Algorithm(NamedTuple):
     num_workers: int
     init: Callable[[Key, Stacked], Any]
     """(key, params) -> state. The key is for what stays fixed in a run, such as the order of the data."""
-    step: Callable[[Key, Any], tuple[Any, Info]]
-    """(key, state) -> (state, info). A fresh key at every step."""
+    step: Callable[[Key, Array, Any], tuple[Any, Info]]
+    """(key, step, state) -> (state, info). A fresh key at every step; `step` counts from 0."""
     params: Callable[[Any], Stacked]
     """The models to evaluate: what each worker would deploy."""
-    sent: Callable[[], np.ndarray]
-    """() -> (n,) the model-sized vectors that each worker sends in one step."""
+    messages: Callable[[Stacked], Calls]
+    """(models, or their shapes) -> who sends to whom, in model-sized vectors: a call of the period for each
+    step."""
+
+
+def rows(values: Any, like: Array) -> Array:
+    """(n,) -> (n, 1, ..., 1), to go with an array whose rows are the workers."""
+    return jnp.reshape(values, (-1,) + (1,) * (like.ndim - 1))

@@ -39,7 +39,7 @@ def test_per_worker_equals_a_loop_over_workers(optimizer, x64):
             )
 
 
-def test_gradient_gets_the_key_of_the_start_and_counts_steps(x64):
+def test_gradient_gets_the_key_of_the_start_and_the_step(x64):
     seen = []
 
     def grad(key, step, params):
@@ -49,7 +49,7 @@ def test_gradient_gets_the_key_of_the_start_and_counts_steps(x64):
     local, key, params = local_update(grad, optax.sgd(0.1)), jax.random.key(7), stacked(0)
     state = local.init(key, params)
     for _ in range(3):
-        state, _, _ = local.update(state, params)
+        state, _, _ = local.update(len(seen), state, params)
     assert [step for _, step in seen] == [0, 1, 2]
     assert all(k == key for k, _ in seen)
 
@@ -57,6 +57,6 @@ def test_gradient_gets_the_key_of_the_start_and_counts_steps(x64):
 def test_update_is_minus_the_learning_rate_times_the_gradient(x64):
     local = local_update(lambda key, step, x: (jnp.sum(x**2, 1), 2 * x), optax.sgd(0.25))
     x = jnp.arange(6.0).reshape(3, 2)
-    _, u, info = local.update(local.init(jax.random.key(0), x), x)
+    _, u, info = local.update(0, local.init(jax.random.key(0), x), x)
     np.testing.assert_array_equal(u, -x / 2)
     np.testing.assert_array_equal(info.loss, [1, 13, 41])

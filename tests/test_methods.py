@@ -70,7 +70,9 @@ ROWS = [
     ),
     Row(
         "quasi_global_momentum_nesterov",
-        lambda grad, opt, n: rs.quasi_global_momentum(grad, rs.gossip(ring(n)), opt, beta=0.8, nesterov=True),
+        lambda grad, opt, n: rs.quasi_global_momentum(
+            grad, rs.gossip(ring(n)), opt, beta=0.8, variant="nesterov"
+        ),
         lambda n, x0, *run: twins.quasi_global_momentum(
             twins.gossip(twins.metropolis(ring(n))), *run, beta=0.8, nesterov=True
         ),
@@ -323,6 +325,6 @@ def test_dtype_is_kept(row, dtype, in_x64):
     with jax.enable_x64(in_x64):
         method, key = row.build(grad, optax.sgd(LR, momentum=0.9), N), jax.random.key(0)
         first = jax.eval_shape(method.init, key, jax.ShapeDtypeStruct((N, D), dtype))
-        second, info = jax.eval_shape(method.step, key, first)
+        second, info = jax.eval_shape(method.step, key, 0, first)
         assert dtypes(second) == dtypes(first)
         assert jax.eval_shape(method.params, second).dtype == info.loss.dtype == dtype

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import relaysim as rs
 from relaysim import topology
-from relaysim.links import links
+from relaysim.mixing.links import links
 
 few = settings(
     deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -25,7 +25,7 @@ def calls(mixer, xs, x0=None):
     """(T, n, d) what comes out where xs[t] goes in at call t; x0 is common knowledge before."""
     state, mixed = mixer.init(jnp.asarray(xs[0] if x0 is None else np.broadcast_to(x0, xs[0].shape))), []
     for t, x in enumerate(xs):
-        state, out = mixer.mix(jax.random.key(t), state, jnp.asarray(x))
+        state, out = mixer.mix(jax.random.key(t), t, state, jnp.asarray(x))
         mixed.append(np.asarray(out))
     return np.stack(mixed)
 
@@ -86,7 +86,7 @@ def test_relay_sum_loses_each_message_with_probability_drop(x64):
     n, drop = 2000, 0.3
     x = jnp.ones((n, 1))
     _, mixed = (mixer := rs.relay_sum(topology.chain(n), drop=drop)).mix(
-        jax.random.key(0), mixer.init(0 * x), x
+        jax.random.key(0), 0, mixer.init(0 * x), x
     )
     arrived = (float(mixed.sum()) * n - n) / (2 * n - 2)
     assert abs(arrived - (1 - drop)) < 4 * np.sqrt(drop * (1 - drop) / (2 * n))
@@ -175,12 +175,12 @@ def test_one_peer_exponential_finds_the_mean_of_a_power_of_two(n, rounds, x64):
     assert_same(mixed, np.broadcast_to(x.mean(0), x.shape))
 
 
-def test_one_peer_exponential_goes_on_counting_rounds_from_call_to_call(x64):
+def test_one_peer_exponential_goes_on_counting_rounds_from_step_to_step(x64):
     x = one_by_one = jnp.asarray(random(5).normal(size=(8, 2)))
     mixer = rs.one_peer_exponential(8)
     state = mixer.init(x)
-    for _ in range(3):
-        state, one_by_one = mixer.mix(jax.random.key(0), state, one_by_one)
+    for t in range(3):
+        state, one_by_one = mixer.mix(jax.random.key(0), t, state, one_by_one)
     (at_once,) = calls(rs.one_peer_exponential(8, rounds=3), np.asarray(x)[None])
     assert_same(one_by_one, at_once)
 
@@ -207,7 +207,7 @@ def test_deal_gives_each_mixer_its_own_elements(x64, shapes, graphs):
 
     @jax.jit
     def mixed(pytree):
-        return dealt.mix(jax.random.key(0), dealt.init(jax.tree.map(jnp.zeros_like, pytree)), pytree)[1]
+        return dealt.mix(jax.random.key(0), 0, dealt.init(jax.tree.map(jnp.zeros_like, pytree)), pytree)[1]
 
     leaves = mixed(pytree)
     assert [leaf.shape for leaf in leaves] == [(4, *shape) for shape in shapes]
@@ -256,7 +256,7 @@ def test_where_all_messages_are_lost(mixer, expected, x64):
 def test_a_traced_drop_of_zero_loses_nothing(build, x64):
     def mixed(drop):
         mixer = build(drop=drop)
-        return mixer.mix(jax.random.key(0), mixer.init(jnp.asarray(x)), jnp.asarray(x))[1]
+        return mixer.mix(jax.random.key(0), 0, mixer.init(jnp.asarray(x)), jnp.asarray(x))[1]
 
     assert_same(jax.jit(mixed)(0.0), mixed(0.0))
 

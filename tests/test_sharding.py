@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 import relaysim as rs
 from benchmarks.devices import collectives, cut_edges
 from relaysim import topology
-from relaysim.sharding import _halo, depth_first, fetch, place, renumber
+from relaysim.mixing.halo import _halo
+from relaysim.sharding import depth_first, fetch, place, renumber
 
 ROOT = Path(__file__).parent.parent
 GUIDE = (ROOT / "docs" / "devices.md").read_text()
@@ -82,7 +83,7 @@ def test_parameters_can_lie_over_a_second_axis(x64):
     spread = jax.device_put(start, jax.NamedSharding(both, jax.P("workers", "params")))
     trace = run(relay(random_tree)(both), spread)
     np.testing.assert_allclose(trace.params, plain.params, rtol=1e-12)
-    assert trace.state.mix.up.sharding.shard_shape((N, 4)) == (N // 2, 2)
+    assert trace.state.method.mix.up.sharding.shard_shape((N, 4)) == (N // 2, 2)
 
 
 in_order = renumber(random := topology.random_tree(512, 0), depth_first(random))
@@ -119,7 +120,7 @@ def test_only_rows_that_cross_are_sent(graph, mixer):
 def test_a_broken_worker_breaks_its_neighbours_alone(mixer, over):
     x = jnp.ones((8, 1))
     mix = mixer(topology.spanning_tree(topology.grid(2, 4)), mesh=over)
-    mixed = jax.jit(lambda x: mix.mix(key, mix.init(jnp.ones_like(x)), x)[1])(x.at[0].set(jnp.nan))
+    mixed = jax.jit(lambda x: mix.mix(key, 0, mix.init(jnp.ones_like(x)), x)[1])(x.at[0].set(jnp.nan))
     np.testing.assert_array_equal(
         np.isnan(mixed[:, 0]), [True, True, False, False, True, False, False, False]
     )

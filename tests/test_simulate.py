@@ -62,6 +62,7 @@ def test_a_record_every_so_many_steps(trace):
         "bytes_sent": (3,),
         "busiest_vectors_sent": (3,),
         "busiest_bytes_sent": (3,),
+        "messages_sent": (3,),
     }
 
 
@@ -77,7 +78,7 @@ def test_loss_is_the_mean_over_the_steps_since_the_last_record(trace):
 
 
 def test_the_state_at_the_end_is_there(trace):
-    assert int(trace.state.local.steps) == 12
+    assert int(trace.state.step) == 12
 
 
 def test_a_run_that_stays_finite_did_not_diverge(trace):
@@ -225,7 +226,7 @@ def test_data_closed_over_does_not_become_part_of_the_program():
             return call
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys.modules["relaysim.simulate"].jax, "jit", recording_jit)
+            patch.setattr(sys.modules["relaysim.programs"].jax, "jit", recording_jit)
             rs.simulate(key, algorithm, jnp.ones((N, dim)), num_steps=2)
         return max(lowered)
 

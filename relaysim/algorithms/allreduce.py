@@ -1,11 +1,12 @@
 """Synchronous data-parallel SGD, the centralized baseline."""
 
+import jax.numpy as jnp
 import optax
 from optax import tree
 
 from relaysim.algorithms.base import State, method
-from relaysim.local import local_update, per_worker
-from relaysim.types import Algorithm, Grad, Info, Key, Mixer, Stacked
+from relaysim.local import local_update
+from relaysim.types import Algorithm, Array, Grad, Info, Key, Mixer, Stacked
 
 
 def allreduce(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransformation) -> Algorithm:
@@ -21,17 +22,16 @@ def allreduce(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransformation)
       optimizer: makes u from the average gradient; for SGD with or without momentum that is the average of
         the workers' own u, for others, such as Adam, it is not.
     """
-    local, optimizer = local_update(grad, optimizer), per_worker(optimizer)
+    local = local_update(grad, optimizer)
 
     def init(key: Key, params: Stacked) -> State:
-        mix, params = mixer.mix(key, mixer.init(params), params)
+        mix, params = mixer.mix(key, jnp.zeros((), jnp.int32), mixer.init(params), params)
         return State(params, local.init(key, params), mix)
 
-    def step(key: Key, s: State) -> tuple[State, Info]:
-        run_key, steps, opt = s.local
-        loss, g = grad(run_key, steps, s.params)
-        mix, mean_g = mixer.mix(key, s.mix, g)
-        u, opt = optimizer.update(mean_g, opt, s.params)
-        return State(tree.add(s.params, u), s.local._replace(steps=steps + 1, opt=opt), mix), Info(loss)
+    def step(key: Key, t: Array, s: State) -> tuple[State, Info]:
+        local_state, g, info = local.gradient(t, s.local, s.params)
+        mix, mean_g = mixer.mix(key, t, s.mix, g)
+        local_state, u = local.apply(t, local_state, mean_g, s.params, info)
+        return State(tree.add(s.params, u), local_state, mix), info
 
     return method(mixer, init, step)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from relaysim.local import LocalState
-from relaysim.types import Algorithm, Info, Key, Mixer, Stacked
+from relaysim.types import Algorithm, Array, Calls, Info, Key, Mixer, Stacked, scaled
 
 
 class State(NamedTuple):
@@ -16,16 +16,28 @@ class State(NamedTuple):
 def method(
     mixer: Mixer,
     init: Callable[[Key, Stacked], Any],
-    step: Callable[[Key, Any], tuple[Any, Info]],
+    step: Callable[[Key, Array, Any], tuple[Any, Info]],
     *,
     params: Callable[[Any], Stacked] = lambda s: s.params,
-    vectors: int = 1,
+    vectors: float | Callable[[Stacked], float] = 1,
 ) -> Algorithm:
-    """An algorithm that calls `mixer` once a step with `vectors` model-sized vectors from each worker.
+    """An algorithm that calls `mixer` once a step.
+
+    Args:
+      mixer: how the workers communicate.
+      init: (key, params) -> state.
+      step: (key, step, state) -> (state, info).
+      params: state -> the models to evaluate.
+      vectors: the size of what goes into that call, in models: 2 for a pair of them, less than 1 for what is
+        compressed; or a function of the models (or their shapes) that tells.
 
     Raises:
       ValueError: where `mixer` is not a mixer.
     """
     if not isinstance(mixer, Mixer):
         raise ValueError(f"mixer is {mixer!r}, expected a way to communicate such as rs.relay_sum(tree)")
-    return Algorithm(mixer.num_workers, init, step, params, sent=lambda: vectors * mixer.sent())
+
+    def messages(models: Stacked) -> Calls:
+        return scaled(mixer.messages(), vectors(models) if callable(vectors) else vectors)
+
+    return Algorithm(mixer.num_workers, init, step, params, messages)

@@ -7,7 +7,7 @@ from optax import tree
 
 from relaysim.algorithms.base import method
 from relaysim.local import LocalState, local_update
-from relaysim.types import Algorithm, Grad, Info, Key, Mixer, Stacked
+from relaysim.types import Algorithm, Array, Grad, Info, Key, Mixer, Stacked
 
 
 class D2State(NamedTuple):
@@ -34,10 +34,10 @@ def d2(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransformation) -> Alg
     def init(key: Key, params: Stacked) -> D2State:
         return D2State(params, tree.zeros_like(params), local.init(key, params), mixer.init(params))
 
-    def step(key: Key, s: D2State) -> tuple[D2State, Info]:
-        local_state, u, info = local.update(s.local, s.params)
+    def step(key: Key, t: Array, s: D2State) -> tuple[D2State, Info]:
+        local_state, u, info = local.update(t, s.local, s.params)
         moved = tree.add(s.params, u)
-        mix, x = mixer.mix(key, s.mix, tree.add(moved, s.correction))
+        mix, x = mixer.mix(key, t, s.mix, tree.add(moved, s.correction))
         return D2State(x, tree.sub(x, moved), local_state, mix), info
 
     return method(mixer, init, step)

@@ -6,7 +6,7 @@ from optax import tree
 
 from relaysim.algorithms.base import State, method
 from relaysim.local import local_update
-from relaysim.types import Algorithm, Grad, Info, Key, Mixer, Stacked
+from relaysim.types import Algorithm, Array, Grad, Info, Key, Mixer, Stacked
 
 
 def dpsgd(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransformation) -> Algorithm:
@@ -24,9 +24,9 @@ def dpsgd(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransformation) -> 
     def init(key: Key, params: Stacked) -> State:
         return State(params, local.init(key, params), mixer.init(params))
 
-    def step(key: Key, s: State) -> tuple[State, Info]:
-        local_state, u, info = local.update(s.local, s.params)
-        mix, x = mixer.mix(key, s.mix, tree.add(s.params, u))
+    def step(key: Key, t: Array, s: State) -> tuple[State, Info]:
+        local_state, u, info = local.update(t, s.local, s.params)
+        mix, x = mixer.mix(key, t, s.mix, tree.add(s.params, u))
         return State(x, local_state, mix), info
 
     return method(mixer, init, step)

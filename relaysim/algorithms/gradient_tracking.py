@@ -7,7 +7,7 @@ from optax import tree
 
 from relaysim.algorithms.base import method
 from relaysim.local import LocalState, local_update
-from relaysim.types import Algorithm, Grad, Info, Key, Mixer, Stacked
+from relaysim.types import Algorithm, Array, Grad, Info, Key, Mixer, Stacked
 
 
 class TrackingState(NamedTuple):
@@ -36,10 +36,10 @@ def gradient_tracking(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransfo
         zeros = tree.zeros_like(params)
         return TrackingState(params, zeros, local.init(key, params), mixer.init((params, zeros)))
 
-    def step(key: Key, s: TrackingState) -> tuple[TrackingState, Info]:
-        local_state, u, info = local.update(s.local, s.params)
+    def step(key: Key, t: Array, s: TrackingState) -> tuple[TrackingState, Info]:
+        local_state, u, info = local.update(t, s.local, s.params)
         corrected = tree.add(s.correction, u)
-        mix, (x, mixed) = mixer.mix(key, s.mix, (tree.add(s.params, corrected), corrected))
+        mix, (x, mixed) = mixer.mix(key, t, s.mix, (tree.add(s.params, corrected), corrected))
         return TrackingState(x, tree.sub(mixed, u), local_state, mix), info
 
     return method(mixer, init, step, vectors=2)

@@ -9,9 +9,8 @@ import optax
 from optax import tree
 
 from relaysim.algorithms.base import method
-from relaysim.links import rows
 from relaysim.local import LocalState, local_update
-from relaysim.types import Algorithm, Array, Grad, Info, Key, Mixer, Stacked
+from relaysim.types import Algorithm, Array, Grad, Info, Key, Mixer, Stacked, rows
 
 
 class PushSumState(NamedTuple):
@@ -43,9 +42,9 @@ def push_sum(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransformation) 
         weight = jnp.ones(mixer.num_workers)
         return PushSumState(params, weight, local.init(key, params), mixer.init((params, weight)))
 
-    def step(key: Key, s: PushSumState) -> tuple[PushSumState, Info]:
-        local_state, u, info = local.update(s.local, models(s))
-        mix, (x, weight) = mixer.mix(key, s.mix, (tree.add(s.numerator, u), s.weight))
+    def step(key: Key, t: Array, s: PushSumState) -> tuple[PushSumState, Info]:
+        local_state, u, info = local.update(t, s.local, models(s))
+        mix, (x, weight) = mixer.mix(key, t, s.mix, (tree.add(s.numerator, u), s.weight))
         return PushSumState(x, weight, local_state, mix), info
 
     return method(mixer, init, step, params=models)

@@ -7,7 +7,7 @@ from optax import tree
 from relaysim.algorithms.base import State, method
 from relaysim.algorithms.dpsgd import dpsgd
 from relaysim.local import local_update
-from relaysim.types import Algorithm, Grad, Info, Key, Mixer, Stacked
+from relaysim.types import Algorithm, Array, Grad, Info, Key, Mixer, Stacked
 
 
 def relaysgd(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransformation) -> Algorithm:
@@ -39,9 +39,9 @@ def relaysgd_grad(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransformat
     def init(key: Key, params: Stacked) -> State:
         return State(params, local.init(key, params), mixer.init(tree.zeros_like(params)))
 
-    def step(key: Key, s: State) -> tuple[State, Info]:
-        local_state, u, info = local.update(s.local, s.params)
-        mix, mean_u = mixer.mix(key, s.mix, u)
+    def step(key: Key, t: Array, s: State) -> tuple[State, Info]:
+        local_state, u, info = local.update(t, s.local, s.params)
+        mix, mean_u = mixer.mix(key, t, s.mix, u)
         return State(tree.add(s.params, mean_u), local_state, mix), info
 
     return method(mixer, init, step)

@@ -76,7 +76,7 @@ def _everybody(n: int, drop: float = 0.0) -> Any:
 
 
 def _quasi_global(grad: Grad, mixer: Any, optimizer: Any) -> Algorithm:
-    return quasi_global_momentum(grad, mixer, optimizer, nesterov=True)
+    return quasi_global_momentum(grad, mixer, optimizer, variant="nesterov")
 
 
 def _rms(rate: optax.Schedule) -> optax.GradientTransformation:

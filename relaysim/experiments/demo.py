@@ -72,7 +72,7 @@ ENTRIES = [
     Entry(
         "D-PSGD + quasi-global momentum, ring",
         lambda task, lr: quasi_global_momentum(
-            task.grad, gossip(ring(WORKERS)), optax.sgd(lr), nesterov=True
+            task.grad, gossip(ring(WORKERS)), optax.sgd(lr), variant="nesterov"
         ),
         0.25,
     ),

@@ -340,6 +340,8 @@ def _tune(rows: pd.DataFrame, problems: dict[str, _Problem], progress: bool) -> 
         ]
         tasks = jax.tree.map(lambda *leaves: np.stack(leaves), *[problems[name] for name in group.problem])
         tuned = tuning.tune(make, tasks, searches, lanes=8)
+        fastest = (group.zeta2 == 0).to_numpy() | (not entry.biased)
+        tuned = tuned._replace(learning_rate=tuned.learning_rate * np.where(fastest, 0.5, 1.0))
         bar.update(len(group))
         return tuned
 

@@ -115,7 +115,7 @@ def second_eigenvalue(mixer: Mixer) -> float:
     start, unravel = ravel_pytree((mixer.init(x), x))
 
     def call(flat: Array) -> Array:
-        return ravel_pytree(mixer.mix(jax.random.key(0), *unravel(flat)))[0]
+        return ravel_pytree(mixer.mix(jax.random.key(0), jnp.asarray(0), *unravel(flat)))[0]
 
     values = np.linalg.eigvals(jax.jit(jax.jacfwd(call))(start))
     return float(np.abs(values[np.abs(values - 1) > 1e-6]).max())

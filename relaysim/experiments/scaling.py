@@ -342,7 +342,7 @@ def _settled(make: Callable, task: Problem, rate: Array, limit: Array) -> tuple[
         t, last, state = carry
         gap = 1 + t // 100
         state = jax.lax.fori_loop(
-            t, t + gap, lambda t, state: method.step(jax.random.fold_in(key, t), state)[0], state
+            t, t + gap, lambda t, state: method.step(jax.random.fold_in(key, t), t, state)[0], state
         )
         error = task.error(method.params(state))
         diverged = ~(error < 1e3 * first)
@@ -385,7 +385,7 @@ def averaged(mixer: Mixer, numbers: np.ndarray, *, relays: bool, tolerance: floa
 
         def step(carry: tuple[Array, Array, Any]) -> tuple[Array, Array, Any]:
             t, x, state = carry
-            state, x = mixer.mix(key, state, numbers if relays else x)
+            state, x = mixer.mix(key, t, state, numbers if relays else x)
             return t + 1, x, state
 
         start = jnp.zeros((), jnp.int32), numbers, mixer.init(jnp.zeros_like(numbers))

@@ -16,9 +16,9 @@ from relaysim.checks import check_count
 from relaysim.metrics import consensus_distance, mean_model
 from relaysim.tasks.augment import Augment
 from relaysim.tasks.datasets import Dataset
+from relaysim.tasks.grouped import apply, default_group, on_cpu, stacked
 from relaysim.tasks.partition import check_shares
 from relaysim.tasks.sampling import batch_indices, check_sizes, in_one_row
-from relaysim.tasks.stacked import apply, default_group, on_cpu, stacked
 from relaysim.types import Array, Key, Stacked
 
 _BATCHES = 0  # folded into a run's key for the order of the data

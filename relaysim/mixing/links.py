@@ -10,8 +10,9 @@ import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 
 from relaysim.columns import on_columns
+from relaysim.faults import Loss
 from relaysim.topology import Topology, rooted
-from relaysim.types import Array, Stacked
+from relaysim.types import Array, Key, Stacked, rows
 
 BLOCK = 256  # a long serial sum loses digits, so that of a worker with more edges is made of such blocks
 LONG = 32  # numbers in a row, from which on its length is what it costs
@@ -125,9 +126,12 @@ def messages(
     return sent if there is None else jnp.where(per_edge(there), sent, 0)
 
 
-def rows(values: Any, like: Array) -> Array:
-    """(n,) -> (n, 1, ..., 1), to go with an array whose rows are the workers."""
-    return jnp.reshape(values, (-1,) + (1,) * (like.ndim - 1))
+def lose(
+    key: Key, step: Array, loss: Loss, state: Any, senders: Any, receivers: Any, messages: Stacked
+) -> tuple[Any, Stacked]:
+    """Set the messages that get lost, rows in all leaves alike, to zero."""
+    state, lost = loss.lost(key, step, state, senders, receivers)
+    return state, jax.tree.map(lambda m: jnp.where(rows(lost, m), 0, m), messages)
 
 
 class Links(NamedTuple):

@@ -8,7 +8,7 @@ import pytest
 
 from relaysim.models import CNN, MLP
 from relaysim.tasks import classification, datasets, partition
-from relaysim.tasks.stacked import apply, convolve_patches, default_group, stacked
+from relaysim.tasks.grouped import apply, convolve_patches, default_group, stacked
 
 KEY = jax.random.key(0)
 MODEL = CNN(num_classes=3, channels=(2, 3), kernel_size=3)

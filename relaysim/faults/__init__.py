@@ -1,0 +1,10 @@
+"""What can go wrong: messages that get lost, alone or in bursts, and workers that are down for a while.
+
+Every mixer that can lose messages takes, as its `drop`, a probability, a process of this module, or a list of
+them: a message is then lost where any of them loses it.
+"""
+
+from relaysim.faults.losses import Drop, Loss, Outage, bursts, independent, loss_of, together
+from relaysim.faults.pauses import pause
+
+__all__ = ["Drop", "Loss", "Outage", "bursts", "independent", "loss_of", "pause", "together"]

@@ -1,0 +1,77 @@
+"""Several mixers that share a model."""
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from itertools import zip_longest
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from relaysim.types import Array, Calls, Key, Messages, Mixer, Stacked, scaled
+
+
+def deal(mixers: Sequence[Mixer]) -> Mixer:
+    """Deal the elements of a model out to k mixers, element j to mixer j mod k, as cards to players.
+
+    Elements are counted through the leaves of a worker's model one after the other. Not for `push_sum`, whose
+    scalar weight would travel with one of the mixers only.
+
+    Raises:
+      ValueError: where there is no mixer, or they differ in their number of workers.
+    """
+    mixers = list(mixers)
+    counts = [m.num_workers for m in mixers]
+    if len(set(counts)) != 1:
+        raise ValueError(f"mixers are for {counts} workers, expected one or more with one number of workers")
+    n, k = counts[0], len(mixers)
+
+    def starts(x: Stacked) -> list[int]:
+        sizes = [leaf[0].size for leaf in jax.tree.leaves(x)]
+        return [int(offset) for offset in np.cumsum([0, *sizes[:-1]])]
+
+    def split(x: Stacked) -> list[list[Array]]:
+        leaves = [leaf.reshape(n, -1) for leaf in jax.tree.leaves(x)]
+        return [
+            [leaf[:, (part - start) % k :: k] for leaf, start in zip(leaves, starts(x), strict=True)]
+            for part in range(k)
+        ]
+
+    def join(parts: list[list[Array]], like: Stacked) -> Stacked:
+        leaves, treedef = jax.tree.flatten(like)
+        joined = []
+        for i, (leaf, start) in enumerate(zip(leaves, starts(like), strict=True)):
+            size = leaf[0].size
+            longest = -(-size // k)
+            hands = [parts[(start + j) % k][i] for j in range(k)]
+            hands = [jnp.pad(hand, ((0, 0), (0, longest - hand.shape[1]))) for hand in hands]
+            joined.append(jnp.stack(hands, axis=-1).reshape(n, -1)[:, :size].reshape(leaf.shape))
+        return jax.tree.unflatten(treedef, joined)
+
+    def mix(key: Key, step: Array, states: list, x: Stacked) -> tuple[list, Stacked]:
+        keys, parts = jax.random.split(key, k), split(x)
+        mixed = [m.mix(q, step, s, part) for m, q, s, part in zip(mixers, keys, states, parts, strict=True)]
+        return [s for s, _ in mixed], join([part for _, part in mixed], x)
+
+    def init(x: Stacked) -> list:
+        return [m.init(part) for m, part in zip(mixers, split(x), strict=True)]
+
+    return Mixer(n, init, mix, messages=lambda: at_once([scaled(m.messages(), 1 / k) for m in mixers]))
+
+
+def at_once(parts: Sequence[Calls]) -> Calls:
+    """The messages of several mixers that are called together: their rounds go side by side."""
+    period = math.lcm(*(len(calls) for calls in parts))
+
+    @cache
+    def merged(*ids: int) -> Messages:
+        together = [rounds[i] for i in ids]
+        sizes = [np.broadcast_to(r.vectors, r.senders.shape) for r in together]
+        ends = zip(*((r.senders, r.receivers) for r in together), strict=True)
+        senders, receivers = map(np.concatenate, ends)
+        return Messages(senders, receivers, np.concatenate(sizes))
+
+    rounds = {id(r): r for calls in parts for call in calls for r in call}
+    side_by_side = [zip_longest(*(calls[t % len(calls)] for calls in parts)) for t in range(period)]
+    return [[merged(*(id(r) for r in row if r is not None)) for row in call] for call in side_by_side]

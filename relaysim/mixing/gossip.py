@@ -1,0 +1,112 @@
+"""Averages over neighbours: gossip over graphs, and pushing shares along directed ones."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import scipy.sparse
+from jax.sharding import Mesh
+
+from relaysim import topology as topologies
+from relaysim.columns import on_columns
+from relaysim.faults import Drop, loss_of
+from relaysim.mixing.deal import deal
+from relaysim.mixing.halo import edge_sum_over
+from relaysim.mixing.links import edge_sum, lose, settled
+from relaysim.topology import Topology
+from relaysim.types import Array, Key, Messages, Mixer, Stacked, rows
+
+
+def gossip(
+    topology: Topology | Sequence[Topology],
+    weights: Any = None,
+    *,
+    lazy: bool = False,
+    drop: Drop = 0.0,
+    mesh: Mesh | None = None,
+) -> Mixer:
+    """Gossip averaging: x_i ← Σ_j W_ij x_j over the neighbours j and the worker itself.
+
+    Args:
+      topology: any connected graph, or several, to which the parameters are then dealt out evenly.
+      weights: the mixing matrix W, (n, n), dense or scipy-sparse, doubly stochastic and zero where the
+        topology has no edge; W_ij is the weight that i gives to j. Metropolis–Hastings weights by default.
+      lazy: mix with (W + I) / 2.
+      drop: the weights of what arrived are scaled to sum to 1; where their sum is not above 0, a worker keeps
+        its own x.
+
+    Raises:
+      ValueError: where the graph is not connected, the weights do not fit it or do not sum to one, or `drop`
+        does not fit.
+    """
+    if not isinstance(topology, Topology):
+        return deal([gossip(t, weights, lazy=lazy, drop=drop, mesh=mesh) for t in topology])
+    _check_connected(topology)
+    if weights is None:
+        matrix = topologies.metropolis_weights(topology)
+    else:
+        matrix = topologies.check_weights(weights, topology)
+    if lazy:
+        matrix = (matrix + scipy.sparse.eye_array(topology.num_workers)) / 2
+    return _linear(matrix, drop, mesh, renormalise=True)
+
+
+def push(topology: Topology, *, drop: Drop = 0.0, mesh: Mesh | None = None) -> Mixer:
+    """Each worker splits its x evenly among itself and those that it sends to: x_i ← Σ_j x_j / (1 + out_j).
+
+    The columns of this matrix sum to one, its rows do not: on a directed graph it keeps the sum over workers
+    but tilts the average. `push_sum` corrects for that.
+
+    Args:
+      topology: a directed (strongly connected) or undirected graph.
+      drop: a lost message's share stays with its sender, to whom nobody has acknowledged it.
+      mesh: devices that the workers lie over (see `sharding`): only rows that cross between them are sent.
+
+    Raises:
+      ValueError: where the graph is not connected, `drop` does not fit or `mesh` does not divide the workers.
+    """
+    _check_connected(topology)
+    n, senders, receivers = topology.num_workers, topology.senders, topology.receivers
+    share = 1 / (1 + topology.out_degrees)
+    edges = scipy.sparse.coo_array((share[senders], (receivers, senders)), shape=(n, n))
+    return _linear(edges + scipy.sparse.diags_array(share), drop, mesh, renormalise=False)
+
+
+def _linear(matrix: Any, drop: Drop, mesh: Mesh | None, *, renormalise: bool) -> Mixer:
+    """x_i ← Σ_j M_ij x_j, a message along each edge j → i with M_ij ≠ 0."""
+    matrix = scipy.sparse.csr_array(matrix)
+    matrix.sum_duplicates()  # which sorts the edges by receiver and sender
+    n, own, matrix = matrix.shape[0], matrix.diagonal(), matrix.tocoo()
+    edges = (matrix.row != matrix.col) & (matrix.data != 0)
+    receivers, senders, weights = matrix.row[edges], matrix.col[edges], matrix.data[edges]
+    loss = loss_of(drop, n)
+    heard = edge_sum(senders, receivers, n) if mesh is None else edge_sum_over(mesh, senders, receivers, n)
+
+    def mix(key: Key, step: Array, s: Any, x: Stacked) -> tuple[Any, Stacked]:
+        kept, w, x = own, weights, settled(x)
+        if loss:
+            s, w = lose(key, step, loss, s, senders, receivers, jnp.asarray(weights))
+            if renormalise:
+                arrived = own + jax.ops.segment_sum(w, receivers, n, indices_are_sorted=True)
+                scale = 1 / jnp.where(arrived > 0, arrived, 1)
+            else:
+                kept = own + jax.ops.segment_sum(weights - w, senders, n)
+
+        def of_leaf(v: Array) -> Array:
+            mixed = rows(kept, v).astype(v.dtype) * v + heard(w, v)
+            if loss and renormalise:
+                mixed = jnp.where(rows(arrived > 0, v), mixed * rows(scale, v).astype(v.dtype), v)
+            return mixed
+
+        return s, jax.tree.map(of_leaf if loss else on_columns(of_leaf), x)
+
+    def init(x: Stacked) -> Any:
+        return loss.init(len(weights)) if loss else ()
+
+    return Mixer(n, init, mix, messages=lambda: [[Messages(senders, receivers)]])
+
+
+def _check_connected(topology: Topology) -> None:
+    if not topology.is_connected:
+        raise ValueError(f"topology {topology!r} is not connected: averages would never meet")

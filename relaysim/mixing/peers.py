@@ -1,0 +1,67 @@
+"""One peer at a time: graphs that change from round to round."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from relaysim.checks import check_count
+from relaysim.faults import Drop, loss_of
+from relaysim.types import Array, Calls, Key, Messages, Mixer, Stacked, rows
+
+
+def one_peer_exponential(num_workers: int, *, rounds: int = 1, drop: Drop = 0.0) -> Mixer:
+    """The time-varying exponential graph (Assran et al. 2019): one peer a round, 2^k workers away.
+
+    Round k averages x_i ← ½ (x_i + x_{(i − 2^(k mod D)) mod n}) with D = ⌊log₂(n − 1)⌋ + 1; k goes
+    on counting from step to step. For n a power of two, D rounds make the exact average.
+
+    Args:
+      num_workers: n.
+      rounds: averaging rounds in each call.
+      drop: the half in a lost message stays with its sender, to whom nobody has acknowledged it. The average
+        is then tilted, for which `push_sum` corrects.
+
+    Raises:
+      ValueError: where `num_workers` or `rounds` is below 1 or `drop` does not fit.
+    """
+    n = check_count("num_workers", num_workers)
+    check_count("rounds", rounds)
+    period = max((n - 1).bit_length(), 1)
+    loss, worker = loss_of(drop, n), np.arange(n)
+
+    def init(x: Stacked) -> Any:
+        of_hop = loss.init(n) if loss else ()
+        return jax.tree.map(lambda v: jnp.broadcast_to(v, (period, *v.shape)), of_hop)
+
+    def one_round(key: Key, step: Array, hop: Array, losses: Any, x: Stacked) -> tuple[Any, Stacked]:
+        peer = (worker - 2**hop) % n
+        arrived = jax.tree.map(lambda v: v[peer], x)
+        if loss:
+            of_hop = jax.tree.map(lambda v: v[hop], losses)
+            of_hop, lost = loss.lost(key, step, of_hop, peer, worker)
+            losses = jax.tree.map(lambda v, new: v.at[hop].set(new), losses, of_hop)
+            returned = lost[(worker + 2**hop) % n]
+
+            def of_leaf(v: Array, m: Array) -> Array:
+                return jnp.where(rows(lost, v), 0, m) + jnp.where(rows(returned, v), v, 0)
+
+            arrived = jax.tree.map(of_leaf, x, arrived)
+        return losses, jax.tree.map(lambda v, m: (v + m) / 2, x, arrived)
+
+    def mix(key: Key, step: Array, losses: Any, x: Stacked) -> tuple[Any, Stacked]:
+        for r in range(0 if n == 1 else rounds):
+            hop = (step * rounds + r) % period
+            losses, x = one_round(jax.random.fold_in(key, r), step, hop, losses, x)
+        return losses, x
+
+    def messages() -> Calls:
+        if n == 1:
+            return [[]]
+        hops = [Messages((worker - 2**k) % n, worker) for k in range(period)]
+        calls = period // math.gcd(period, rounds)
+        return [[hops[(c * rounds + r) % period] for r in range(rounds)] for c in range(calls)]
+
+    return Mixer(n, init, mix, messages)

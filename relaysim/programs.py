@@ -1,0 +1,91 @@
+"""Compiled programs, kept for as long as the method that they run."""
+
+import functools
+from collections.abc import Callable
+from types import CodeType, FunctionType, MethodType
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import jax
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+
+from relaysim.types import Key
+
+_programs: WeakKeyDictionary = WeakKeyDictionary()
+"""The compiled programs of each algorithm, for as long as its step function lives."""
+
+
+class Program(NamedTuple):
+    run: Any
+    """A jitted function (closed_over, key, leaves of what is given) -> leaves of `outputs`."""
+    closed_over: list
+    outputs: Any
+    """The shapes of what comes out."""
+    static: tuple
+    """What it was made from, besides the algorithm."""
+
+    def __call__(self, key: Key, given: Any) -> Any:
+        leaves = self.run(self.closed_over, key, jax.tree.leaves(given))
+        return jax.tree.unflatten(jax.tree.structure(self.outputs), leaves)
+
+    def compiled(self, key: Key, given: Any) -> Any:
+        """The XLA program, which later calls with the same shapes use."""
+        return self.run.lower(self.closed_over, key, jax.tree.leaves(given)).compile()
+
+
+def program(fun: Callable, static: tuple, key: Key, given: Any) -> Program:
+    """fun(*static, key, given), compiled once for each `static` and shape of the rest; `given` is given away.
+
+    The arrays that an algorithm closes over (problems, data, graphs) become arguments of the program: jit
+    would write them into its text as constants. The program is kept as long as the algorithm, which is the
+    first of `static`, unless that closes over traced values, which must not outlive their trace. Functions
+    among the others are the same where they are written alike, as a lambda is in a cell that is run again.
+    """
+    algorithm, *others = static
+    programs = _programs.setdefault(algorithm.step, {})
+    leaves, treedef = jax.tree.flatten(given)
+    given_traced = is_traced(leaves)  # under vmap or jit: nothing can be given away
+    own = (algorithm.init, algorithm.params)  # but not its step, which would then never be freed
+    kinds = jax.typeof(key), treedef, tuple(map(jax.typeof, leaves))
+    signature = (fun, own, tuple(map(_told, others)), given_traced, *kinds)
+    if signature in programs:
+        return programs[signature]
+    closed, outputs = jax.make_jaxpr(functools.partial(fun, *static), return_shape=True)(key, given)
+    traced = is_traced(closed.consts)
+
+    def run(consts: list, key: Key, leaves: list) -> list:
+        return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))(key, *leaves)
+
+    donated = () if traced or given_traced else 2
+    made = Program(jax.jit(run, donate_argnums=donated), closed.consts, outputs, tuple(others))
+    if not traced:
+        programs[signature] = made
+    return made
+
+
+def is_traced(pytree: Any) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(pytree))
+
+
+def _told(value: Any) -> Any:
+    """What tells values of a program's making apart, hashable; good for as long as the value lives."""
+    if isinstance(value, FunctionType):
+        cells = tuple(_told(cell.cell_contents) for cell in value.__closure__ or ())
+        defaults = _told((value.__defaults__, tuple(sorted((value.__kwdefaults__ or {}).items()))))
+        return _told(value.__code__), cells, defaults, id(value.__globals__)
+    if isinstance(value, MethodType):
+        return _told(value.__func__), id(value.__self__)
+    if isinstance(value, CodeType):  # wherever it is written
+        named = (
+            value.co_names,
+            value.co_varnames,
+            value.co_freevars,
+            value.co_argcount,
+            value.co_kwonlyargcount,
+        )
+        return value.co_code, named, tuple(map(_told, value.co_consts))
+    if isinstance(value, tuple):
+        return tuple(map(_told, value))
+    if value is None or isinstance(value, bool | int | float | str):
+        return type(value), repr(value)
+    return id(value)
