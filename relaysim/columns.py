@@ -41,34 +41,26 @@ def on_columns(function: Callable) -> Callable:
     return called
 
 
-def repeat(step: Callable[[Any], Any], times: int | Array, carry: Any) -> Any:
-    """`step(step(... (carry)))`, so many times; the arrays (n, ...) of many runs are carried as columns.
-
-    Where `times` is an array that differs from run to run, those that are done wait for the others.
-    """
+def repeat(step: Callable[[Any], Any], times: int, carry: Any) -> Any:
+    """`step(step(... (carry)))`, so many times; the arrays (n, ...) of many runs are carried as columns."""
     leaves, treedef = jax.tree.flatten(carry)
     closed = jax.make_jaxpr(lambda leaves: jax.tree.leaves(step(jax.tree.unflatten(treedef, leaves))))(leaves)
 
     def once(consts: list, leaves: list) -> list:
         return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))(*leaves)
 
-    def loop(once: Callable, consts: list, leaves: list, given: tuple) -> list:
-        (count,) = given or (times,)
-        return jax.lax.fori_loop(0, count, lambda _, leaves: once(consts, leaves), leaves)
+    def loop(once: Callable, consts: list, leaves: list) -> list:
+        return jax.lax.fori_loop(0, times, lambda _, leaves: once(consts, leaves), leaves)
 
-    def plain(consts: list, leaves: list, *given: Array) -> list:
-        return loop(once, consts, leaves, given)
-
-    called = custom_vmap(plain)
+    @custom_vmap
+    def called(consts: list, leaves: list) -> list:
+        return loop(once, consts, leaves)
 
     @called.def_vmap
-    def many(runs: int, batched: Any, consts: list, leaves: list, *given: Array) -> Any:
-        of_consts, of_leaves, *of_times = batched
-        if any(of_times):
-            over = [[0 if b else None for b in part] for part in (of_consts, of_leaves)]
-            return jax.vmap(plain, (*over, 0))(consts, leaves, *given), [True] * len(leaves)
+    def many(runs: int, batched: Any, consts: list, leaves: list) -> Any:
+        of_consts, of_leaves = batched
         if not any(of_consts + of_leaves):
-            return plain(consts, leaves, *given), of_leaves
+            return loop(once, consts, leaves), of_leaves
         while (after := _differ(closed.jaxpr, of_consts, of_leaves)) != of_leaves:
             of_leaves = after
         each = [_of_one(leaf, b) for leaf, b in zip(leaves, batched[1], strict=True)]
@@ -78,15 +70,14 @@ def repeat(step: Callable[[Any], Any], times: int | Array, carry: Any) -> Any:
             for leaf, b, differ in zip(leaves, batched[1], of_leaves, strict=True)
         ]
         side_by_side = jax.vmap(once, ([0 if b else None for b in of_consts], axes), axes)
-        out = loop(side_by_side, consts, leaves, given)
+        out = loop(side_by_side, consts, leaves)
         out = [
             _run_first(runs, leaf, one) if differ else leaf
             for leaf, one, differ in zip(out, each, of_leaves, strict=True)
         ]
         return out, of_leaves
 
-    of_array = () if isinstance(times, int) else (times,)
-    return jax.tree.unflatten(treedef, called(closed.consts, leaves, *of_array))
+    return jax.tree.unflatten(treedef, called(closed.consts, leaves))
 
 
 def _of_one(leaf: Array, is_batched: bool) -> jax.ShapeDtypeStruct:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from relaysim.columns import repeat
 from relaysim.metrics import all_finite
-from relaysim.types import Algorithm, Array, Key, Stacked
+from relaysim.types import Algorithm, Array, Info, Key, Stacked
 
 
 class RunState(NamedTuple):
@@ -49,7 +49,18 @@ def advance(algorithm: Algorithm, key: Key, run: RunState, steps: int | Array) -
 
     _, info = jax.eval_shape(algorithm.step, key, run.step, run.method)
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), Taken(*info))
-    return repeat(step, steps, (run, nothing))
+    if isinstance(steps, int):
+        return repeat(step, steps, (run, nothing))
+    return jax.lax.fori_loop(0, steps, lambda _, carry: step(carry), (run, nothing))
+
+
+def silent(algorithm: Algorithm) -> Algorithm:
+    """The same method where nobody asks for losses, and none are computed."""
+
+    def step(key: Key, t: Array, state: Any) -> tuple[Any, Info]:
+        return algorithm.step(key, t, state)[0], Info(jnp.zeros(algorithm.num_workers))
+
+    return algorithm._replace(step=step)
 
 
 def look(algorithm: Algorithm, run: RunState) -> tuple[RunState, Stacked]:

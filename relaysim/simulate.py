@@ -135,7 +135,7 @@ def simulate(
         raise ValueError("callback is given under vmap or jit, expected a run by itself")
 
     def advance(num_records: int) -> Program:
-        static = (algorithm, measure, until, every if isinstance(every, int) else None, num_records)
+        static = (algorithm, measure, until, every if np.ndim(every) == 0 else 0, num_records)
         return program(_advance, static, run_key, (shapes, _gaps_of(every, gaps[:num_records])))
 
     whole = advance(len(gaps))
@@ -261,7 +261,7 @@ def _advance(
     algorithm: Algorithm,
     measure: Measure,
     until: Callable[[Record], Array] | None,
-    every: int | None,
+    every: int,
     num_records: int,
     key: Key,
     given: tuple[RunState, Array | None],
@@ -272,45 +272,35 @@ def _advance(
     """
     run, gaps = given
 
-    def see(run: RunState, taken: Taken, gap: int | Array) -> tuple[RunState, Record]:
+    def see(run: RunState, taken: Taken, steps: int | Array) -> tuple[RunState, Record]:
         run, params = engine.look(algorithm, run)
-        record = {"loss": taken.loss / jnp.asarray(gap, taken.loss.dtype), **taken.metrics}
+        record = {"loss": taken.loss / jnp.asarray(steps, taken.loss.dtype), **taken.metrics}
         return run, _united(record, measure(params, run.method))
 
     def record(run: RunState, gap: Array | None) -> tuple[RunState, Record]:
         steps = every if gap is None else gap
-        run, taken = engine.advance(algorithm, key, run, steps)
-        return see(run, taken, steps)
+        return see(*engine.advance(algorithm, key, run, steps), steps)
 
     if until is None:
         run, records = jax.lax.scan(record, run, gaps, length=num_records)
         return run, records, jnp.asarray(num_records), jnp.asarray(False)
 
-    class Watched(NamedTuple):
-        records: Record
-        count: Array
-        stop: Array
+    def gap(step: Array, memory: tuple[Record, Array, Array]) -> int | Array:
+        return every if gaps is None else gaps[memory[1]]
 
-    def gap_at(memory: Watched) -> int | Array:
-        return every if gaps is None else gaps[memory.count]
+    def seen(run: RunState, taken: Taken, memory: tuple[Record, Array, Array]) -> Any:
+        records, count, _ = memory
+        run, record = see(run, taken, gap(run.step, memory))
+        records = jax.tree.map(lambda all, one: all.at[count].set(one), records, record)
+        return run, (records, count + 1, _stops(until, record))
 
-    def seen(run: RunState, taken: Taken, memory: Watched) -> tuple[RunState, Watched]:
-        run, record = see(run, taken, gap_at(memory))
-        records = jax.tree.map(lambda all, one: all.at[memory.count].set(one), memory.records, record)
-        return run, Watched(records, memory.count + 1, _stops(until, record))
+    def go_on(memory: tuple[Record, Array, Array]) -> Array:
+        return (memory[1] < num_records) & ~memory[2]
 
     _, one = jax.eval_shape(record, run, None if gaps is None else gaps[0])
-    run, memory = engine.watch(
-        algorithm,
-        key,
-        run,
-        Watched(
-            jax.tree.map(functools.partial(_blank, num_records), one), jnp.asarray(0), jnp.asarray(False)
-        ),
-        gap=lambda step, memory: gap_at(memory),
-        see=seen,
-        go_on=lambda memory: (memory.count < num_records) & ~memory.stop,
-    )
+    blank = jax.tree.map(functools.partial(_blank, num_records), one)
+    memory = blank, jnp.asarray(0), jnp.asarray(False)
+    run, memory = engine.watch(algorithm, key, run, memory, gap=gap, see=seen, go_on=go_on)
     return run, *memory
 
 

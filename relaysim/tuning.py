@@ -312,7 +312,7 @@ def _advance(
     next_point = jnp.asarray(watched[np.searchsorted(watched, np.arange(max_steps), side="right")])
 
     def lane(task: Any, trial: Trial, is_running: Array, w: _Watch, run: RunState) -> tuple[_Watch, RunState]:
-        algorithm, fresh = make(task, trial.rate), _begin(make, key, task, trial.rate)
+        algorithm, fresh = engine.silent(make(task, trial.rate)), _begin(make, key, task, trial.rate)
 
         def gap(step: Array, memory: tuple[Array, _Watch]) -> Array:
             return jax.lax.pmin(jnp.where(is_running, next_point[step] - step, max_steps), "lanes")

@@ -56,7 +56,10 @@ from matplotlib.ticker import LogLocator, NullLocator
 from scipy.optimize import brentq, minimize_scalar
 from tqdm import tqdm
 
+from relaysim import engine
 from relaysim.algorithms import d2, dpsgd, push_sum, relaysgd
+from relaysim.algorithms.base import method
+from relaysim.engine import RunState
 from relaysim.experiments.threads import side_by_side
 from relaysim.mixing import gossip, one_peer_exponential, relay_sum
 from relaysim.topology import (
@@ -68,7 +71,7 @@ from relaysim.topology import (
     random_recursive_tree,
     ring,
 )
-from relaysim.types import Algorithm, Array, Key, Mixer
+from relaysim.types import Algorithm, Array, Info, Key, Mixer
 
 DIM, MU, R0, ZETA2, TARGET = 8, 0.25, 10.0, 1.0, 1e-3
 MAX_STEPS, MAX_WORK = 1_000_000, 5e9
@@ -330,27 +333,25 @@ def _settled(make: Callable, task: Problem, rate: Array, limit: Array) -> tuple[
     Looks at every hundredth of the steps so far, and goes on for a quarter of them, and two rounds of an
     exponential graph, after the error was last above.
     """
-    method, key = make(task, rate), jax.random.key(0)
+    algorithm, key = engine.silent(make(task, rate)), jax.random.key(0)
     start = task.init(key)
     first, margin = task.error(start), 4 * math.log2(len(start))
 
-    def go_on(carry: tuple[Array, Array, Any]) -> Array:
-        t, last, _ = carry
+    def see(run: RunState, taken: Any, memory: tuple[Array, Array]) -> Any:
+        error = task.error(algorithm.params(run.method))
+        diverged = ~(error < 1e3 * first)
+        last = jnp.where(error < TARGET, memory[1], jnp.where(diverged, limit, run.step))
+        return run, (run.step, last)
+
+    def go_on(memory: tuple[Array, Array]) -> Array:
+        t, last = memory
         return (last < limit) & (t < 1.25 * last + margin)
 
-    def to_next(carry: tuple[Array, Array, Any]) -> tuple[Array, Array, Any]:
-        t, last, state = carry
-        gap = 1 + t // 100
-        state = jax.lax.fori_loop(
-            t, t + gap, lambda t, state: method.step(jax.random.fold_in(key, t), t, state)[0], state
-        )
-        error = task.error(method.params(state))
-        diverged = ~(error < 1e3 * first)
-        last = jnp.where(error < TARGET, last, jnp.where(diverged, limit, t + gap))
-        return t + gap, last, state
-
     zero = jnp.zeros((), jnp.int32)
-    taken, last, _ = jax.lax.while_loop(go_on, to_next, (zero, zero, method.init(key, start)))
+    run = engine.begin(algorithm, key, start)
+    _, (taken, last) = engine.watch(
+        algorithm, key, run, (zero, zero), gap=lambda t, memory: 1 + t // 100, see=see, go_on=go_on
+    )
     return jnp.where(last < limit, last + 1, jnp.inf), taken
 
 
@@ -372,24 +373,34 @@ def averaged(mixer: Mixer, numbers: np.ndarray, *, relays: bool, tolerance: floa
       relays: whether the workers say the same numbers again and again (RelaySum), or average what they have.
       tolerance: 0 for all to be right to the last bit.
     """
-    spread = numbers.std()
+    tolerance, key = tolerance * numbers.std(), jax.random.key(0)
 
     @jax.jit
     def steps(numbers: Array) -> Array:
-        mean, key = numbers.sum(0, keepdims=True) / len(numbers), jax.random.key(0)
+        mean = numbers.sum(0, keepdims=True) / len(numbers)
 
-        def go_on(carry: tuple[Array, Array, Any]) -> Array:
-            t, x, _ = carry
-            error = jnp.sqrt(((x - mean) ** 2).mean())
-            return (error > tolerance * spread) & (t < MAX_STEPS)
+        def init(key: Key, numbers: Array) -> tuple:
+            return numbers, mixer.init(jnp.zeros_like(numbers))
 
-        def step(carry: tuple[Array, Array, Any]) -> tuple[Array, Array, Any]:
-            t, x, state = carry
-            state, x = mixer.mix(key, t, state, numbers if relays else x)
-            return t + 1, x, state
+        def step(key: Key, t: Array, state: tuple) -> tuple[tuple, Info]:
+            x, mix = state
+            mix, x = mixer.mix(key, t, mix, numbers if relays else x)
+            return (x, mix), Info(jnp.zeros(len(x)))
 
-        start = jnp.zeros((), jnp.int32), numbers, mixer.init(jnp.zeros_like(numbers))
-        return jax.lax.while_loop(go_on, step, start)[0]
+        def error(x: Array) -> Array:
+            return jnp.sqrt(((x - mean) ** 2).mean())
+
+        averaging = method(mixer, init, step, params=lambda state: state[0])
+        run, _ = engine.watch(
+            averaging,
+            key,
+            engine.begin(averaging, key, numbers),
+            (jnp.zeros((), jnp.int32), error(numbers)),
+            gap=lambda t, memory: jnp.ones_like(t),
+            see=lambda run, taken, memory: (run, (run.step, error(run.method[0]))),
+            go_on=lambda memory: (memory[1] > tolerance) & (memory[0] < MAX_STEPS),
+        )
+        return run.step
 
     return int(steps(numbers))
 
