@@ -1,7 +1,11 @@
 """What to look at in a set of models."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from relaysim.types import Array, Stacked
 
@@ -18,6 +22,47 @@ def consensus_distance(params: Stacked) -> Array:
         return jnp.sum((x - x.mean(0, keepdims=True)) ** 2) / x.shape[0]
 
     return sum(map(of_leaf, jax.tree.leaves(params)), jnp.zeros(()))
+
+
+def chosen(params: Stacked, workers: Any = None) -> Stacked:
+    """The models of some workers (k,) alone, all of them by default: leaves (n, ...) -> (k, ...)."""
+    return params if workers is None else jax.tree.map(lambda x: x[workers], params)
+
+
+def of_workers(measure: Callable[..., dict[str, Array]], mask: Any) -> Callable[[Stacked], dict[str, Array]]:
+    """The metrics of some workers alone, such as those that are there, or are honest.
+
+    >>> import relaysim as rs
+    >>> task = rs.tasks.random_quadratics(jax.random.key(0), 4, 3)
+    >>> first = rs.metrics.of_workers(task.measure, [True, True, False, False])
+    >>> first(task.init(jax.random.key(1)))["worker_suboptimality"].shape
+    (4,)
+
+    Args:
+      measure: (params, workers=) -> dict of arrays, any task's.
+      mask: (n,) bool, which workers.
+
+    Returns:
+      A function of the models of all workers. What is of the whole, such as the mean model's accuracy, is of
+      these workers; of what is of each worker, arrays (n, ...), the others' part is NaN.
+
+    Raises:
+      ValueError: where `mask` is none, or leaves nobody.
+    """
+    mask = np.asarray(mask)
+    if mask.ndim != 1 or mask.dtype != bool or not mask.any():
+        raise ValueError(f"mask is {mask}, expected (n,) booleans of which one is true at least")
+    here = np.flatnonzero(mask)
+
+    def measured(params: Stacked) -> dict[str, Array]:
+        def whole(some: Array, like: jax.ShapeDtypeStruct) -> Array:
+            if some.shape == like.shape:
+                return some
+            return jnp.full(like.shape, jnp.nan, jnp.result_type(some, float)).at[here].set(some)
+
+        return jax.tree.map(whole, measure(params, workers=here), jax.eval_shape(measure, params))
+
+    return measured
 
 
 def all_finite(params: Stacked) -> Array:

@@ -13,7 +13,7 @@ import optax
 from flax import struct
 
 from relaysim.checks import check_count
-from relaysim.metrics import consensus_distance, mean_model
+from relaysim.metrics import chosen, consensus_distance, mean_model
 from relaysim.tasks.augment import Augment
 from relaysim.tasks.datasets import Dataset
 from relaysim.tasks.grouped import apply, default_group, on_cpu, stacked
@@ -77,28 +77,36 @@ class Classification:
         Returns:
           (losses (n,), gradients like params).
         """
-        _check_stacked(params, self.num_workers)
-        places = batch_indices(jax.random.fold_in(key, _BATCHES), step, self.sizes, self.batch_size)
-        starts = jnp.cumsum(self.sizes) - self.sizes
+        workers = jnp.arange(self.num_workers)
+        return self.grad_at(key, workers, jnp.broadcast_to(step, workers.shape), params)
+
+    def grad_at(self, key: Key, workers: Array, steps: Array, params: Stacked) -> tuple[Array, Stacked]:
+        """`grad` of workers (k,), each at a step (k,) and a model (k, ...) of its own -> (k,), (k, ...)."""
+        _check_stacked(params, len(workers))
+        order, sizes = jax.random.fold_in(key, _BATCHES), self.sizes[workers]
+        places = batch_indices(order, steps, sizes, self.batch_size, workers)
+        starts = (jnp.cumsum(self.sizes) - self.sizes)[workers]
         batch = self.indices[starts[:, None] + places]
-        x, y = self._scaled(self._augmented(key, step, self.x[batch])), self.y[batch]
+        x, y = self._scaled(self._augmented(key, workers, steps, self.x[batch])), self.y[batch]
 
         def loss(p: Any, x: Array, y: Array) -> Array:
             return _cross_entropy(self._logits(p, x), y).mean()
 
         return stacked(jax.value_and_grad(loss), self.group)(params, x, y)
 
-    def measure(self, params: Stacked) -> dict[str, Array]:
+    def measure(self, params: Stacked, workers: Array | None = None) -> dict[str, Array]:
         """How good the models are on the whole test set, and how far apart.
 
         Args:
           params: leaves (n, ...).
+          workers: (k,) int, which of them to look at alone; by default all.
 
         Returns:
-          accuracy (n,) and test_loss (n,) of each worker's model, mean_model_accuracy () of the average of
-          all models, and consensus_distance ().
+          accuracy (n,) and test_loss (n,) (or (k,)) of each worker's model, mean_model_accuracy () of the
+          average of all models, and consensus_distance ().
         """
         _check_stacked(params, self.num_workers)
+        params = chosen(params, workers)
         mean = mean_model(params)
 
         def test(p: Any, x: Array, y: Array) -> tuple[Array, Array]:
@@ -150,13 +158,12 @@ class Classification:
 
         return jax.tree.map(joined, jax.lax.map(test_piece, pieces))
 
-    def _augmented(self, key: Key, step: Array | int, x: Array) -> Array:
-        """(n, B, ...) -> (n, B, ...), each worker's batch by a key of its own."""
+    def _augmented(self, key: Key, workers: Array, steps: Array, x: Array) -> Array:
+        """(k, B, ...) -> (k, B, ...), each worker's batch by a key of its own."""
         if self.augment is None:
             return x
-        key = jax.random.fold_in(jax.random.fold_in(key, _AUGMENT), step)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(self.num_workers))
-        return jax.vmap(self.augment)(keys, x)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, _AUGMENT), steps)
+        return jax.vmap(self.augment)(jax.vmap(jax.random.fold_in)(keys, workers), x)
 
     def _scaled(self, x: Array) -> Array:
         """What a network is given for the inputs x (..., C)."""

@@ -1,6 +1,7 @@
 """Quadratics: worker i holds f_i(x) = ½ ‖A_i x − b_i‖². The problems of the paper's simulations."""
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -9,8 +10,8 @@ import numpy as np
 from flax import struct
 
 from relaysim.checks import check_count
-from relaysim.metrics import consensus_distance, mean_model
-from relaysim.tasks.sampling import in_one_row
+from relaysim.metrics import chosen, consensus_distance, mean_model
+from relaysim.tasks.sampling import in_one_row, normal_rows
 from relaysim.types import Array, Key, Stacked
 
 
@@ -55,16 +56,25 @@ class Quadratics:
             g = g + self.noise / np.sqrt(g.shape[1]) * xi
         return loss, g
 
+    def grad_at(self, key: Key, workers: Array, steps: Array, params: Array) -> tuple[Array, Array]:
+        """`grad` of workers (k,), each at a step (k,) and a model (k, d) of its own -> (k,), (k, d)."""
+        here = replace(self, A=self.A[workers], b=self.b[workers])
+        loss, g = here._exact_grad(params)
+        if self.noise is not None:
+            xi = normal_rows(key, steps, workers, self.num_workers, self.b.shape[1], g.dtype)
+            g = g + self.noise / np.sqrt(g.shape[1]) * xi
+        return loss, g
+
     def _exact_grad(self, x: Array) -> tuple[Array, Array]:
         residual = jnp.einsum("nij,nj->ni", self.A, x) - self.b
         return jnp.sum(residual**2, 1) / 2, jnp.einsum("nji,nj->ni", self.A, residual)
 
-    def measure(self, params: Stacked) -> dict[str, Array]:
-        """How good (n, d) models are.
+    def measure(self, params: Stacked, workers: Array | None = None) -> dict[str, Array]:
+        """How good (n, d) models are, or those of some workers (k,) alone.
 
         Returns:
           "suboptimality" F(x̄) − F(x*), with F(x) = (1/n) Σ_i ‖A_i x − b_i‖² (without the ½, as in the
-          published errors); "worker_suboptimality" (n,), the same of each worker's model; and
+          published errors); "worker_suboptimality" (n,) or (k,), the same of each worker's model; and
           "consensus_distance".
         """
 
@@ -72,6 +82,7 @@ class Quadratics:
             away = x - self.x_star[None]
             return jnp.einsum("ki,ij,kj->k", away, self.H, away)
 
+        params = chosen(params, workers)
         return {
             "suboptimality": suboptimality(mean_model(params)[None])[0],
             "worker_suboptimality": suboptimality(params),

@@ -6,11 +6,12 @@ by a keyed permutation.
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.random import define_prng_impl, threefry_prng_impl
+from jax.extend.random import define_prng_impl, threefry2x32_p, threefry_prng_impl
 
 from relaysim.checks import check_count
 from relaysim.types import Array, Key
@@ -20,7 +21,9 @@ _ROUNDS = 24
 about 1 + N / 2^24."""
 
 
-def batch_indices(key: Key, step: Array | int, sizes: Array | np.ndarray, batch_size: int) -> Array:
+def batch_indices(
+    key: Key, step: Array | int, sizes: Array | np.ndarray, batch_size: int, workers: Array | None = None
+) -> Array:
     """The batch of every worker at a step, drawn without replacement.
 
     Worker i's stream is one permutation of range(sizes[i]) after another, each determined by (key, i, epoch).
@@ -30,10 +33,11 @@ def batch_indices(key: Key, step: Array | int, sizes: Array | np.ndarray, batch_
 
     Args:
       key: a jax random key, the same throughout a run.
-      step: () int >= 0, below 2^31. May be traced.
+      step: int >= 0, below 2^31, () or each worker's own (n,). May be traced.
       sizes: (n,) int >= 1, how many samples each worker holds; sizes * B must stay below 2^31. May be
         traced, then unchecked.
       batch_size: B.
+      workers: (n,) int, which workers these are; by default 0, 1, ….
 
     Returns:
       (n, B) int32, positions within each worker's share.
@@ -42,12 +46,14 @@ def batch_indices(key: Key, step: Array | int, sizes: Array | np.ndarray, batch_
       ValueError: if sizes is not a vector of positive integers, if batch_size < 1, or if either is too large.
     """
     check_sizes(sizes, batch_size)
-    return _batch_indices(key, jnp.asarray(step), jnp.asarray(sizes), batch_size)
+    workers = jnp.arange(len(sizes)) if workers is None else workers
+    steps = jnp.broadcast_to(step, workers.shape)
+    return _batch_indices(key, steps, jnp.asarray(sizes), batch_size, workers)
 
 
 @partial(jax.jit, static_argnames="batch_size")
-def _batch_indices(key: Key, step: Array, sizes: Array, batch_size: int) -> Array:
-    step, size = step.astype(jnp.uint32), sizes.astype(jnp.uint32)[:, None]
+def _batch_indices(key: Key, steps: Array, sizes: Array, batch_size: int, workers: Array) -> Array:
+    step, size = (values.astype(jnp.uint32)[:, None] for values in (steps, sizes))
     # t B + b, divided by size with rest, but without the product t B, which would overflow.
     place = step % size * batch_size + jnp.arange(batch_size, dtype=jnp.uint32)[None]
     epoch = step // size * batch_size + place // size
@@ -56,8 +62,7 @@ def _batch_indices(key: Key, step: Array, sizes: Array, batch_size: int) -> Arra
         worker_key = jax.random.fold_in(key, worker)
         return jax.vmap(lambda e: jax.random.key_data(jax.random.fold_in(worker_key, e)))(epochs)
 
-    workers = jnp.arange(len(size), dtype=jnp.uint32)
-    return _permute(jax.vmap(keys)(workers, epoch), place % size, size).astype(jnp.int32)
+    return _permute(jax.vmap(keys)(workers.astype(jnp.uint32), epoch), place % size, size).astype(jnp.int32)
 
 
 def _permute(keys: Array, x: Array, size: Array) -> Array:
@@ -110,6 +115,56 @@ def in_one_row(key: Key) -> Key:
     if str(jax.random.key_impl(key)) != "threefry2x32":
         return key
     return jax.random.wrap_key_data(jax.random.key_data(key), impl=_in_one_row)
+
+
+def normal_rows(key: Key, steps: Array, rows: Array, num_rows: int, width: int, dtype: Any) -> Array:
+    """Of a normal array (num_rows, width) for each step, drawn `in_one_row` from `fold_in(key, step)`, one
+    row each.
+
+    Args:
+      key: a jax random key.
+      steps: (k,) int.
+      rows: (k,) int, which row of the array of steps[i]; num_rows * width must stay below 2^32.
+      num_rows: of each array.
+      width: of a row.
+      dtype: of the numbers.
+
+    Returns:
+      (k, width), row i at a cost of O(width) where keys are those of jax by default.
+    """
+
+    def row(step: Array, i: Array) -> Array:
+        whole = jax.random.fold_in(key, step)
+        if not _is_threefry(key):
+            return jax.random.normal(whole, (num_rows, width), dtype)[i]
+        numbers = jnp.append(jax.random.key_data(whole), i.astype(jnp.uint32) * jnp.uint32(width))
+        return jax.random.normal(jax.random.wrap_key_data(numbers, impl=_from_place), (width,), dtype)
+
+    return jax.vmap(row)(steps, rows)
+
+
+def _bits_from_place(key: Array, bits: int, shape: tuple[int, ...]) -> Array:
+    """What threefry draws for a longer row, from a place in it on; the key is (2,) and the place."""
+    places = key[2] + jnp.arange(math.prod(shape), dtype=jnp.uint32)
+    high, low = threefry2x32_p.bind(*jnp.broadcast_arrays(key[0], key[1], jnp.zeros_like(places), places))
+    dtype = jnp.dtype(f"uint{bits}")
+    drawn = high.astype(dtype) << 32 | low.astype(dtype) if bits == 64 else (high ^ low).astype(dtype)
+    return drawn.reshape(shape)
+
+
+_from_place = define_prng_impl(
+    key_shape=(3,),
+    seed=_threefry.seed,
+    split=_threefry.split,
+    fold_in=_threefry.fold_in,
+    random_bits=_bits_from_place,
+    name="threefry2x32 from a place on",
+    tag="place",
+)
+
+
+def _is_threefry(key: Key) -> bool:
+    return str(jax.random.key_impl(key)) == "threefry2x32" and getattr(jax.config, "jax_threefry_partitionable", True)
 
 
 def check_sizes(sizes: Array | np.ndarray, batch_size: int) -> None:
