@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
+from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 from relaysim.types import Array
@@ -78,6 +79,25 @@ def repeat(step: Callable[[Any], Any], times: int, carry: Any) -> Any:
         return out, of_leaves
 
     return jax.tree.unflatten(treedef, called(closed.consts, leaves))
+
+
+def settled(x: Any) -> Any:
+    """x, computed here and once.
+
+    XLA would rather compute it anew for each neighbour that reads it, and it cannot overwrite an old array
+    before all that reads it is done, in an order that it does not know: what is settled is done.
+    """
+
+    def stay(x: Any) -> Any:
+        with set_xla_metadata(inlineable="false"):
+            return _same(x)
+
+    return on_columns(lambda x: jax.lax.platform_dependent(x, cpu=stay, default=lambda x: x))(x)
+
+
+@jax.jit
+def _same(x: Any) -> Any:
+    return x
 
 
 def _of_one(leaf: Array, is_batched: bool) -> jax.ShapeDtypeStruct:

@@ -19,6 +19,7 @@ from relaysim import checkpoint as checkpoints
 from relaysim import engine
 from relaysim.checkpoint import Checkpoint
 from relaysim.checks import check_count
+from relaysim.columns import settled
 from relaysim.engine import RunState, Taken
 from relaysim.memory import Memory, check_room, nbytes
 from relaysim.programs import Program, is_traced, program
@@ -351,7 +352,10 @@ def _costs(algorithm: Algorithm, params: Stacked, steps: np.ndarray) -> dict[str
 
 
 def _measured(measure: Measure | None) -> Measure:
-    """`measure` as a function of the models and the method's state."""
+    """`measure` as a function of the models and the method's state.
+
+    It is computed apart from the step before, so that its last bits do not hang on how many steps there are.
+    """
     if measure is None:
         return lambda params, state: {}
     if not callable(measure):
@@ -360,7 +364,9 @@ def _measured(measure: Measure | None) -> Measure:
     takes = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in needed)
     if takes not in (1, 2):
         raise ValueError(f"measure takes {takes} arguments, expected the models, or models and state")
-    return measure if takes == 2 else lambda params, state: measure(params)
+    if takes == 2:
+        return lambda params, state: measure(*settled((params, state)))
+    return lambda params, state: measure(settled(params))
 
 
 def _gaps(num_steps: int, every: int | Sequence[int] | np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -234,6 +235,26 @@ def test_recording_interval_and_progress_bar_change_nothing(case, x64, capsys):
     assert f"{STEPS}/{STEPS}" in capsys.readouterr().err
     np.testing.assert_array_equal(often.params, seldom.params)
     np.testing.assert_array_equal(often.metrics["x"][5::6], seldom.metrics["x"])
+
+
+def test_a_run_that_goes_on_equals_one_that_never_stopped(case, x64):
+    whole, records = run(case.algorithm, start(), every=6, progress=True), []
+
+    def remember(step, record):
+        records.append((step, record["x"]))
+
+    half = run(case.algorithm, start(), num_steps=6, every=6, callback=remember)
+    rest = run(case.algorithm, None, num_steps=6, every=6, callback=remember, state=half.state)
+    assert half.num_steps == 6 and rest.num_steps == 12 and rest.steps.tolist() == [12]
+    chex.assert_trees_all_equal(raw(rest.state), raw(whole.state))
+    assert [step for step, _ in records] == [6, 12]
+    np.testing.assert_array_equal(np.stack([x for _, x in records]), whole.metrics["x"])
+
+
+def raw(state):
+    """Random keys as their numbers."""
+    is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, state)
 
 
 @functools.cache

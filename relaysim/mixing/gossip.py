@@ -9,11 +9,11 @@ import scipy.sparse
 from jax.sharding import Mesh
 
 from relaysim import topology as topologies
-from relaysim.columns import on_columns
+from relaysim.columns import on_columns, settled
 from relaysim.faults import Drop, loss_of
 from relaysim.mixing.deal import deal
 from relaysim.mixing.halo import edge_sum_over
-from relaysim.mixing.links import edge_sum, lose, settled
+from relaysim.mixing.links import edge_sum, lose
 from relaysim.topology import Topology
 from relaysim.types import Array, Key, Messages, Mixer, Stacked, rows
 

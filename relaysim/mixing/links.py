@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.xla_metadata import set_xla_metadata
 
 from relaysim.columns import on_columns
 from relaysim.faults import Loss
@@ -17,25 +16,6 @@ from relaysim.types import Array, Key, Stacked, rows
 BLOCK = 256  # a long serial sum loses digits, so that of a worker with more edges is made of such blocks
 LONG = 32  # numbers in a row, from which on its length is what it costs
 MOST = 32  # gathers in one pass
-
-
-def settled(x: Stacked) -> Stacked:
-    """x, computed here and once.
-
-    XLA would rather compute it anew for each neighbour that reads it, and it cannot overwrite an old array
-    before all that reads it is done, in an order that it does not know: what is settled is done.
-    """
-
-    def stay(x: Stacked) -> Stacked:
-        with set_xla_metadata(inlineable="false"):
-            return _same(x)
-
-    return on_columns(lambda x: jax.lax.platform_dependent(x, cpu=stay, default=lambda x: x))(x)
-
-
-@jax.jit
-def _same(x: Stacked) -> Stacked:
-    return x
 
 
 class Layout(NamedTuple):

@@ -10,10 +10,11 @@ from jax.sharding import Mesh
 from optax import tree
 
 from relaysim import topology as topologies
+from relaysim.columns import settled
 from relaysim.faults import Drop, loss_of
 from relaysim.mixing.deal import deal
 from relaysim.mixing.halo import links_over
-from relaysim.mixing.links import links, lose, settled
+from relaysim.mixing.links import links, lose
 from relaysim.topology import Topology
 from relaysim.types import Array, Key, Messages, Mixer, Stacked, rows
 

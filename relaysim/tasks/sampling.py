@@ -164,7 +164,9 @@ _from_place = define_prng_impl(
 
 
 def _is_threefry(key: Key) -> bool:
-    return str(jax.random.key_impl(key)) == "threefry2x32" and getattr(jax.config, "jax_threefry_partitionable", True)
+    return str(jax.random.key_impl(key)) == "threefry2x32" and getattr(
+        jax.config, "jax_threefry_partitionable", True
+    )
 
 
 def check_sizes(sizes: Array | np.ndarray, batch_size: int) -> None:
