@@ -14,7 +14,7 @@ def check_count(name: str, value: Any, least: int = 1, most: float = math.inf) -
     """The value as an int: an integer, NumPy's too but no truth value, from `least` to `most`."""
     if not _is_integer(value, least, most):
         limit = f" and at most {most}" if most < math.inf else ""
-        raise ValueError(f"{name} is {_shown(value)}, expected an integer of at least {least}{limit}")
+        raise ValueError(f"{name} is {shown(value)}, expected an integer of at least {least}{limit}")
     return int(value)
 
 
@@ -22,7 +22,7 @@ def check_int(name: str, value: Any, low: int = 1, high: float = math.inf) -> in
     """`check_count` of a number or the size of a graph, told as a range."""
     if not _is_integer(value, low, high):
         expected = f"in {low}..{high}" if high < math.inf else f">= {low}"
-        raise ValueError(f"{name} must be an integer {expected}, got {_shown(value)}")
+        raise ValueError(f"{name} must be an integer {expected}, got {shown(value)}")
     return int(value)
 
 
@@ -31,13 +31,13 @@ def check_positive(**numbers: int | Sequence[int]) -> None:
     for name, value in numbers.items():
         entries: Any = value if isinstance(value, tuple | list) else (value,)
         if not all(_is_integer(entry, 1) for entry in entries):
-            raise ValueError(f"{name} is {_shown(value)}, expected integers of at least 1")
+            raise ValueError(f"{name} is {shown(value)}, expected integers of at least 1")
 
 
 def check_bool(name: str, value: Any) -> bool:
     """The value as a bool: True or False, NumPy's too."""
     if not isinstance(value, bool | np.bool_):
-        raise ValueError(f"{name} is {_shown(value)}, expected True or False")
+        raise ValueError(f"{name} is {shown(value)}, expected True or False")
     return bool(value)
 
 
@@ -57,7 +57,7 @@ def check_number(
     below = number < high if right == ")" else number <= high
     if not (above and below):
         between = f"{left}{low}, {high}{right}"
-        raise ValueError(f"{name} is {_shown(value)}, expected a finite number in {between}")
+        raise ValueError(f"{name} is {shown(value)}, expected a finite number in {between}")
     return number
 
 
@@ -65,7 +65,7 @@ def check_key(name: str, key: Any) -> jax.Array:
     """The key: one of jax's, typed and of shape (), traced ones too."""
     typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not typed or key.shape:
-        raise ValueError(f"{name} is {_shown(key)}, expected a jax random key such as jax.random.key(0)")
+        raise ValueError(f"{name} is {shown(key)}, expected a jax random key such as jax.random.key(0)")
     return key
 
 
@@ -83,7 +83,7 @@ def _real(value: Any) -> float:
     return float(value) if real and abs(value) <= sys.float_info.max else math.nan
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value in a message, an array by its kind."""
     if isinstance(value, np.ndarray | jax.Array) and value.ndim:
         return f"{value.dtype} of shape {value.shape}"

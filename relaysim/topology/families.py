@@ -7,7 +7,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from relaysim.checks import check_count, check_int, check_number
-from relaysim.topology.graphs import Topology, both_ways, check_room, check_workers, from_edges, one_way
+from relaysim.topology.graphs import Topology, both_ways, check_room, check_num_workers, from_edges, one_way
 from relaysim.topology.trees import breadth_first, spanning_tree
 
 
@@ -119,7 +119,7 @@ def torus(rows: int, cols: int) -> Topology:
 
 def hypercube(num_workers: int) -> Topology:
     """Workers are joined whose numbers differ in one bit; n must be a power of two."""
-    n = check_workers(num_workers)
+    n = check_num_workers(num_workers)
     if n & (n - 1):
         raise ValueError(f"num_workers must be a power of two in a hypercube, got {n}")
     bits = _powers_of_two_below(n)
@@ -128,7 +128,7 @@ def hypercube(num_workers: int) -> Topology:
 
 def fully_connected(num_workers: int) -> Topology:
     """Everybody talks to everybody."""
-    n = check_workers(num_workers)
+    n = check_num_workers(num_workers)
     i = _workers(n, n - 1)
     return one_way(n, np.tile(i, n), np.repeat(i, n), "fully_connected")
 
@@ -141,7 +141,7 @@ def barbell(num_workers: int) -> Topology:
     >>> barbell(6).edges.tolist()
     [[0, 1], [0, 2], [1, 2], [2, 3], [3, 4], [3, 5], [4, 5]]
     """
-    n = check_workers(num_workers)
+    n = check_num_workers(num_workers)
     if n % 2:
         raise ValueError(f"num_workers is {n}, expected an even number in a barbell")
     half = n // 2
@@ -155,7 +155,7 @@ def exponential(num_workers: int) -> Topology:
 
     Source: Assran et al., "Stochastic Gradient Push for Distributed Deep Learning", ICML 2019.
     """
-    n = check_workers(num_workers)
+    n = check_num_workers(num_workers)
     hops = _powers_of_two_below(n)
     return _regular((_workers(n, len(hops))[:, None] - hops) % n, "exponential")
 
@@ -165,7 +165,7 @@ def random_regular(num_workers: int, degree: int, seed: int) -> Topology:
 
     The ends of edges are paired at random, loops and double edges anew, with other edges where that fails
     (after Steger and Wormald 1999). Raises: ValueError if there is none, or 100 draws were disconnected."""
-    n = check_workers(num_workers)
+    n = check_num_workers(num_workers)
     degree = check_int("degree", degree, 0, n - 1)
     if n * degree % 2:
         raise ValueError(f"num_workers * degree must be even, got {n} * {degree}")
@@ -189,7 +189,7 @@ def erdos_renyi(num_workers: int, p: float, seed: int) -> Topology:
     """A random graph where every pair is an edge with probability p, given that it is connected.
 
     Raises: ValueError if p is none, or so small that 100 draws in a row were disconnected."""
-    n, p = check_workers(num_workers), check_number("p", p)
+    n, p = check_num_workers(num_workers), check_number("p", p)
     num_pairs = n * (n - 1) // 2
     if not 0 <= p <= 1:
         raise ValueError(f"p must be a probability in [0, 1], got {p}")
@@ -209,7 +209,7 @@ def geometric(num_workers: int, radius: float, seed: int) -> Topology:
 
     Source: Gilbert, "Random plane networks", Journal of SIAM 9 (1961).
     Raises: ValueError if the radius is so small that 100 draws in a row were disconnected."""
-    n, radius = check_workers(num_workers), check_number("radius", radius, 0)
+    n, radius = check_num_workers(num_workers), check_number("radius", radius, 0)
 
     def draw(rng: np.random.Generator) -> Topology:
         places = KDTree(rng.random((n, 2)))
@@ -226,7 +226,7 @@ def small_world(num_workers: int, degree: int, rewire: float, seed: int) -> Topo
 
     Source: Watts and Strogatz, "Collective dynamics of 'small-world' networks", Nature 393 (1998).
     Raises: ValueError if 100 draws in a row were disconnected."""
-    n, rewire = check_workers(num_workers), check_number("rewire", rewire, 0, 1)
+    n, rewire = check_num_workers(num_workers), check_number("rewire", rewire, 0, 1)
     degree = check_count("degree", degree, 2, n - 1)
     if degree % 2:
         raise ValueError(f"degree is {degree}, expected an even number in a small world")
@@ -252,7 +252,7 @@ def social_tree(root: int = 0) -> Topology:
 
 def _workers(num_workers: int, degree: int = 2) -> np.ndarray:
     """0..n-1, if there is room for graphs where they have so many neighbours, on average."""
-    n = check_workers(num_workers)
+    n = check_num_workers(num_workers)
     check_room(n, n * degree)
     return np.arange(n, dtype=np.int32)
 

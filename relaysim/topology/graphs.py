@@ -1,5 +1,6 @@
 """A graph as arrays of edges, and what it is made from."""
 
+import reprlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -8,7 +9,7 @@ import networkx as nx
 import numpy as np
 from scipy.sparse import csgraph, csr_array
 
-from relaysim.checks import check_bool, check_count, check_int
+from relaysim.checks import check_bool, check_count, check_int, shown
 
 MOST = 2**31 - 1  # workers, and directed edges: they are counted in int32
 
@@ -30,7 +31,7 @@ class Topology:
     name: str
 
     def __post_init__(self) -> None:
-        num_workers, edges = check_workers(self.num_workers), (self.senders, self.receivers)
+        num_workers, edges = check_num_workers(self.num_workers), (self.senders, self.receivers)
         if not _in_order(num_workers, *edges):
             expected = f"two (m,) arrays of integers in 0..{num_workers - 1}, sorted by (receiver, sender)"
             once = "each pair once and nobody with itself: use rs.topology.from_edges"
@@ -119,7 +120,7 @@ def from_edges(num_workers: int, edges: Any, directed: bool = False, name: str =
 
     Raises: ValueError if an edge leaves 0..n-1 or joins a worker to itself.
     """
-    num_workers, directed = check_workers(num_workers), check_bool("directed", directed)
+    num_workers, directed = check_num_workers(num_workers), check_bool("directed", directed)
     pairs = as_array("edges", edges)
     pairs = pairs if pairs.size else np.zeros((0, 2), np.int32)
     if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iu":
@@ -140,7 +141,7 @@ def from_networkx(graph: Any) -> Topology:
     Nodes that are the integers 0..n-1 keep their numbers; others are numbered in the graph's order.
     """
     if not isinstance(graph, nx.Graph):
-        raise ValueError(f"graph is {graph!r}, expected a networkx graph")
+        raise ValueError(f"graph is {shown(graph)}, expected a networkx graph")
     number = {v: i for i, v in enumerate(graph)}
     if number.keys() == set(range(len(graph))):
         number = {v: int(v) for v in graph}
@@ -167,11 +168,13 @@ def as_topology(name: str, value: Any) -> Topology:
 def check_topology(name: str, value: Any, others: str = "") -> Topology:
     """The value. Raises a ValueError unless it is a topology; `others` says what else would do."""
     if not isinstance(value, Topology):
-        raise ValueError(f"{name} is {value!r}, expected a topology such as rs.topology.chain(16){others}")
+        raise ValueError(
+            f"{name} is {shown(value)}, expected a topology such as rs.topology.chain(16){others}"
+        )
     return value
 
 
-def check_workers(num_workers: Any) -> int:
+def check_num_workers(num_workers: Any) -> int:
     """The number of workers as an int. Raises a ValueError unless it is an integer from 1 to 2^31 - 1."""
     return check_count("num_workers", check_int("num_workers", num_workers), most=MOST)
 
@@ -188,7 +191,7 @@ def as_array(name: str, values: Any) -> np.ndarray:
     try:
         return np.asarray(values)
     except ValueError as error:
-        raise ValueError(f"{name} is {values!r}, expected rows of one length") from error
+        raise ValueError(f"{name} is {reprlib.repr(values)}, expected rows of one length") from error
 
 
 def one_way(n: int, senders: np.ndarray, receivers: np.ndarray, name: str) -> Topology:
