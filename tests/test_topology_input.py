@@ -80,7 +80,7 @@ def test_narrow_degrees_too():
 @pytest.mark.parametrize("n", [True, np.True_, 4.0, "4", None, [4], np.array([4])])
 @pytest.mark.parametrize("family", GRAPHS_OF_N)
 def test_counts_are_integers(family, n):
-    with pytest.raises(ValueError, match="(num_workers|rows) must be an integer >= 1"):
+    with pytest.raises(ValueError, match=r"(num_workers|rows) must be an integer >= 1"):
         GRAPHS_OF_N[family](n)
 
 
@@ -122,7 +122,7 @@ def test_random_graphs_with_too_many_edges_are_refused_at_once():
 @pytest.mark.parametrize("seed", [-1, "0", 0.0, None, True, np.random.default_rng(0), [0]])
 @pytest.mark.parametrize("family", RANDOM)
 def test_seeds_are_integers(family, seed):
-    with pytest.raises(ValueError, match="seed is .*, expected an integer of at least 0"):
+    with pytest.raises(ValueError, match=r"seed is .*, expected an integer of at least 0"):
         RANDOM[family](seed)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from relaysim.checks import check_count, check_int, check_number
-from relaysim.topology.graphs import Topology, both_ways, check_room, check_num_workers, from_edges, one_way
+from relaysim.topology.graphs import Topology, both_ways, check_num_workers, check_room, from_edges, one_way
 from relaysim.topology.trees import breadth_first, spanning_tree
 
 

@@ -214,6 +214,6 @@ def _in_order(num_workers: int, senders: Any, receivers: Any) -> bool:
             return False
         if len(ends) != len(senders) or (len(ends) and not 0 <= ends.min() <= ends.max() < num_workers):
             return False
-    next_row, same_row = receivers[1:] > receivers[:-1], receivers[1:] == receivers[:-1]
-    ascending = next_row | (same_row & (senders[1:] > senders[:-1]))
-    return bool(ascending.all() and (senders != receivers).all())
+    in_rows = (receivers[1:] >= receivers[:-1]).all()
+    ascending = (receivers[1:] != receivers[:-1]) | (senders[1:] > senders[:-1])
+    return bool(in_rows and ascending.all() and (senders != receivers).all())
