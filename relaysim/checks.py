@@ -19,7 +19,7 @@ def check_count(name: str, value: Any, least: int = 1, most: float = math.inf) -
 
 
 def check_int(name: str, value: Any, low: int = 1, high: float = math.inf) -> int:
-    """`check_count` of a number or the size of a graph, told as a range."""
+    """The value as an int, as `check_count` has it, from `low` to `high`; said in the words of the graphs."""
     if not _is_integer(value, low, high):
         expected = f"in {low}..{high}" if high < math.inf else f">= {low}"
         raise ValueError(f"{name} must be an integer {expected}, got {shown(value)}")
