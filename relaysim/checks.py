@@ -1,33 +1,90 @@
-"""Checks of arguments that many functions share."""
+"""Checks of arguments that many functions share: each raises a ValueError, or returns the value."""
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
-def check_count(name: str, value: Any, least: int = 1) -> int:
-    """The value as an int. Raises a ValueError unless it is an integer, NumPy's too, of at least `least`."""
-    if not _counts(value, least):
-        raise ValueError(f"{name} is {value!r}, expected an integer of at least {least}")
+def check_count(name: str, value: Any, least: int = 1, most: float = math.inf) -> int:
+    """The value as an int: an integer, NumPy's too but no truth value, from `least` to `most`."""
+    if not _is_integer(value, least, most):
+        limit = f" and at most {most}" if most < math.inf else ""
+        raise ValueError(f"{name} is {shown(value)}, expected an integer of at least {least}{limit}")
     return int(value)
 
 
-def check_int(name: str, value: Any, low: int = 1, high: float = math.inf) -> None:
-    """Raise a ValueError unless the value is an integer, NumPy's too, from `low` to `high`."""
-    if isinstance(value, bool) or not _counts(value, low) or value > high:
+def check_int(name: str, value: Any, low: int = 1, high: float = math.inf) -> int:
+    """The value as an int, as `check_count` has it, from `low` to `high`; said in the words of the graphs."""
+    if not _is_integer(value, low, high):
         expected = f"in {low}..{high}" if high < math.inf else f">= {low}"
-        raise ValueError(f"{name} must be an integer {expected}, got {value!r}")
+        raise ValueError(f"{name} must be an integer {expected}, got {shown(value)}")
+    return int(value)
 
 
 def check_positive(**numbers: int | Sequence[int]) -> None:
-    """Raise a ValueError unless each is an integer of at least 1, or a tuple or list of such."""
+    """Check that each is an integer of at least 1, or a tuple or list of such."""
     for name, value in numbers.items():
         entries: Any = value if isinstance(value, tuple | list) else (value,)
-        if not all(_counts(entry, 1) for entry in entries):
-            raise ValueError(f"{name} is {value!r}, expected integers of at least 1")
+        if not all(_is_integer(entry, 1) for entry in entries):
+            raise ValueError(f"{name} is {shown(value)}, expected integers of at least 1")
 
 
-def _counts(value: Any, least: int) -> bool:
-    return isinstance(value, int | np.integer) and bool(value >= least)
+def check_bool(name: str, value: Any) -> bool:
+    """The value as a bool: True or False, NumPy's too."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} is {shown(value)}, expected True or False")
+    return bool(value)
+
+
+def check_number(
+    name: str, value: Any, low: float = -math.inf, high: float = math.inf, ends: str = "[]"
+) -> Any:
+    """The value as a float: a real, finite number, Python's, NumPy's or jax's, between `low` and `high`.
+
+    Each end of the range belongs to it or not, as its bracket in `ends` says: "[)" leaves `high` out. What
+    jax traces has no value yet, and is returned as it came.
+    """
+    if isinstance(value, jax.core.Tracer):
+        return value
+    number = _real(value)
+    left, right = ends[0] if low > -math.inf else "(", ends[1] if high < math.inf else ")"
+    above = low < number if left == "(" else low <= number
+    below = number < high if right == ")" else number <= high
+    if not (above and below):
+        between = f"{left}{low}, {high}{right}"
+        raise ValueError(f"{name} is {shown(value)}, expected a finite number in {between}")
+    return number
+
+
+def check_key(name: str, key: Any) -> jax.Array:
+    """The key: one of jax's, typed and of shape (), traced ones too."""
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed or key.shape:
+        raise ValueError(f"{name} is {shown(key)}, expected a jax random key such as jax.random.key(0)")
+    return key
+
+
+def _is_integer(value: Any, least: int, most: float = math.inf) -> bool:
+    integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return integer and bool(least <= value <= most)
+
+
+def _real(value: Any) -> float:
+    """A real, finite number as a float, and NaN for all else."""
+    if isinstance(value, np.generic | np.ndarray | jax.Array):
+        real = jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
+        return float(value) if real and value.ndim == 0 else math.nan
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if real and abs(value) <= sys.float_info.max else math.nan
+
+
+def shown(value: Any) -> str:
+    """A value in a message, an array by its kind."""
+    if isinstance(value, np.ndarray | jax.Array) and value.ndim:
+        return f"{value.dtype} of shape {value.shape}"
+    return repr(value)

@@ -1,4 +1,5 @@
 import re
+import weakref
 from collections import Counter
 from pathlib import Path
 
@@ -24,6 +25,8 @@ TREES = {
     "double_second": lambda n: T.double_binary_trees(n)[1],
     "random": lambda n: T.random_tree(n, 3),
     "random_recursive": lambda n: T.random_recursive_tree(n, 3),
+    "b_ary": lambda n: T.b_ary_tree(n, 3),
+    "caterpillar": lambda n: T.caterpillar(n, 2),
     "spanning_ring": lambda n: T.spanning_tree(T.ring(n), n // 2),
     "spanning_full": lambda n: T.spanning_tree(T.fully_connected(n)),
 }
@@ -35,6 +38,9 @@ GRAPHS = TREES | {
     "fully_connected": T.fully_connected,
     "random_regular": lambda n: T.random_regular(n + 4 + n % 2, 3, seed=n),
     "erdos_renyi": lambda n: T.erdos_renyi(n, 0.6, seed=n),
+    "geometric": lambda n: T.geometric(n, 0.7, seed=n),
+    "small_world": lambda n: T.small_world(n + 4, 4, 0.2, seed=n),
+    "barbell": lambda n: T.barbell(2 * n),
     "social": lambda n: T.social_network(),
 }
 sizes = st.integers(1, 40)
@@ -204,6 +210,8 @@ def test_erdos_renyi_density():
         lambda s: T.random_recursive_tree(30, s),
         lambda s: T.random_regular(30, 3, s),
         lambda s: T.erdos_renyi(30, 0.2, s),
+        lambda s: T.geometric(30, 0.5, s),
+        lambda s: T.small_world(30, 4, 0.2, s),
     ],
 )
 def test_seeds(draw):
@@ -287,6 +295,38 @@ def test_distances_diameter_and_correction(n, seed):
         np.testing.assert_array_equal(hops, nx.floyd_warshall_numpy(T.to_networkx(tree)))
         assert T.diameter(tree) == hops.max()
         np.testing.assert_allclose(T.learning_rate_correction(tree), np.maximum(hops, 1).mean())
+
+
+def test_a_tree_is_hung_up_by_its_first_worker_once():
+    tree = T.chain(5)
+    hung = T.rooted(tree)
+    assert T.rooted(tree) is hung and T.rooted(tree, 0) is hung and T.rooted(tree, 1) is not hung
+    with pytest.raises(ValueError, match="read-only"):
+        hung.parent[0] = 3
+    gone = weakref.ref(hung.parent)
+    del tree, hung
+    assert gone() is None
+
+
+def depth_first_one_by_one(tree: T.Topology) -> list[int]:
+    parent, order, depth = T.rooted(tree)
+    size = np.ones(tree.num_workers, np.int64)
+    for i in order[:0:-1].tolist():
+        size[parent[i]] += size[i]
+    start = np.zeros_like(size)
+    free = start + 1  # the first place below each worker that is not taken
+    for i in np.lexsort((size, depth))[1:].tolist():
+        start[i] = free[parent[i]]
+        free[parent[i]] += size[i]
+        free[i] = start[i] + 1
+    return np.argsort(start).tolist()
+
+
+@given(n=sizes, seed=st.integers(0, 1000))
+@settings(max_examples=40, deadline=None)
+def test_depth_first(n, seed):
+    for tree in (*trees(n, seed), T.chain(n), T.star(n), T.caterpillar(n, 2)):
+        assert T.depth_first(tree).tolist() == depth_first_one_by_one(tree)
 
 
 def test_diameter_with_cycles():
