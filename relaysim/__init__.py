@@ -13,6 +13,7 @@ from relaysim.algorithms import (
 )
 from relaysim.algorithms.base import State, method
 from relaysim.checkpoint import Checkpoint
+from relaysim.compare import Comparison, compare, search
 from relaysim.local import local_steps, local_update, per_worker
 from relaysim.memory import Memory
 from relaysim.mixing import all_reduce, deal, gossip, one_peer_exponential, push, relay_sum
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Algorithm",
     "Checkpoint",
+    "Comparison",
     "Divergence",
     "Info",
     "Memory",
@@ -38,6 +40,7 @@ __all__ = [
     "all_reduce",
     "allreduce",
     "best",
+    "compare",
     "d2",
     "deal",
     "dpsgd",
@@ -60,6 +63,7 @@ __all__ = [
     "relay_sum",
     "relaysgd",
     "relaysgd_grad",
+    "search",
     "sharding",
     "simulate",
     "sweep",

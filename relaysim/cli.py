@@ -1,5 +1,7 @@
 """The command line: `relaysim --help`."""
 
+import functools
+import tempfile
 from collections.abc import Callable
 from dataclasses import fields
 from importlib import import_module
@@ -8,50 +10,10 @@ from typing import Any, get_args, get_origin
 
 import click
 
-from relaysim import io, plot
-from relaysim.checkpoint import Checkpoint
-from relaysim.experiments import deep, tables, training
-from relaysim.experiments import demo as demos
-from relaysim.experiments.training import Settings
-
-_FIGURES = {name: f"relaysim.experiments.figure{name}" for name in ("2", "3", "5", "6", "7", "8", "9", "10")}
-_FIGURES["scaling"] = "relaysim.experiments.scaling"
-_HELP = {
-    "dataset": "The data that the workers share out.",
-    "folder": "The folder of its files; by default below $RELAYSIM_DATA, or where Debian's packages put it.",
-    "partition": "How: by Dirichlet proportions of labels (in equal shares, or as they fall), evenly, or by "
-    "shards of sorted labels.",
-    "alpha": "Dirichlet α: the smaller, the more the workers differ.",
-    "workers": "How many workers.",
-    "model": "What each worker trains. vgg11 needs images of 32 × 32 pixels.",
-    "augment": "Shift each training image at random, and mirror it or not; digits are never mirrored.",
-    "topology": "Who talks to whom. By default what suits the method; relaysgd needs trees.",
-    "method": "How they learn together.",
-    "optimizer": "How each worker makes a step from its gradient.",
-    "learning_rate": "γ.",
-    "corrected": "For relaysgd: γ times the mean of max(distance, 1) over all pairs of workers in the tree.",
-    "momentum": "Nesterov momentum of sgd, β₁ of adam.",
-    "weight_decay": "Of sgd a part of the gradient, of adam apart from it (AdamW).",
-    "batch_size": "Samples in each worker's batch.",
-    "steps": "Steps of every worker, a multiple of --every. 200 by default.",
-    "epochs": "Instead of --steps: how often the workers go through their samples, on average.",
-    "warmup": "Epochs in which γ is reached, linearly.",
-    "milestones": "A fraction of the run, after which γ is a tenth. Can be given again.",
-    "every": "Steps between records. 10 by default, with --epochs an epoch.",
-    "seeds": "Runs, with the seeds 0, 1, …",
-    "group": "How many workers are computed at once. By default 1 for convolutions on a CPU, otherwise all.",
-    "drop": "The probability that a message is lost.",
-    "burst": "Lose messages in bursts of this mean length on each link; 0: each by itself.",
-    "down": "WORKER:FIRST:LAST, a worker that is down from one step to before another. Can be given again.",
-}
-_CHOICES = {
-    "dataset": training.DATASETS,
-    "partition": training.PARTITIONS,
-    "model": training.MODELS,
-    "topology": training.TOPOLOGIES,
-    "method": training.METHODS,
-    "optimizer": training.OPTIMIZERS,
-}
+_PAPER = "relaysim.papers.relaysum"
+_FIGURES = {name: f"{_PAPER}.figure{name}" for name in ("2", "3", "5", "6", "7", "8", "9", "10")}
+_FIGURES["scaling"] = "relaysim.studies.scaling"
+_TABLES = ("2", "topologies", "4", "5", "scaling")
 
 
 @click.group(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -60,45 +22,100 @@ def app() -> None:
     """Decentralized learning of many workers, simulated in one jitted program."""
 
 
+def _one_line(command: Callable) -> Callable:
+    """What goes wrong in a command is one line, and so is being stopped."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> Any:
+        try:
+            return command(*args, **options)
+        except (ValueError, MemoryError, OSError, OverflowError) as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt as stop:
+            click.echo(f"Stopped: {str(stop).replace('resume=True', '--resume') or 'interrupted'}", err=True)
+            raise SystemExit(128 + int(getattr(stop, "signal", 2))) from stop
+
+    return run
+
+
+def _out(default: str) -> Callable:
+    """The option --out, a folder that is made and tried before anything else."""
+
+    def made(context: click.Context, option: click.Parameter, folder: Path) -> Path:
+        try:
+            new = [path for path in (folder, *folder.parents) if not path.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise click.BadParameter(f"{folder} cannot be written to: {error.strerror}") from error
+        context.call_on_close(lambda: _remove_empty(new))
+        return folder
+
+    kind = click.Path(path_type=Path)
+    return click.option("--out", type=kind, default=default, callback=made, help="Folder for the results.")
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Those that nothing was written to, the innermost first."""
+    for folder in folders:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
 @app.command()
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("out/demo"), help="Folder for the picture."
-)
+@_out("out/demo")
 @click.option("--seeds", type=click.IntRange(1), default=3, help="How many seeds.")
 @click.option("--search", is_flag=True, help="Search the learning rates again instead.")
+@_one_line
 def demo(out: Path, seeds: int, search: bool) -> None:
     """RelaySGD and its rivals on handwritten digits, dealt out unevenly to 16 workers."""
+    from relaysim import plot
+    from relaysim.studies import demo as demos
+
     if search:
         found = demos.search()
-        click.echo(
-            found.pivot(index="method", columns="learning_rate", values="accuracy").round(3).to_string()
-        )
+        tried = found.pivot(index="method", columns="learning_rate", values="accuracy")
+        click.echo(tried.round(3).to_string())
         return
-    traces = demos.run(range(seeds))
-    click.echo(demos.table(traces).to_string())
-    click.echo(f"\n{plot.save(demos.picture(traces), out / 'demo.png')}")
+    runs = demos.run(seeds)
+    click.echo(demos.table(runs).to_string())
+    click.echo(f"\n{plot.save(demos.picture(runs), out / 'demo.png')}")
 
 
 @app.command()
 @click.argument("name", type=click.Choice(list(_FIGURES)))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), help="Folder for the results.")
+@_out("out")
 @click.option("--smoke", is_flag=True, help="Few and small problems, in seconds.")
-def figure(name: str, out: Path, smoke: bool) -> None:
+@click.option("--seeds", type=click.IntRange(1), help="Of figure 2: problems of each kind, 10 by default.")
+@click.option(
+    "--published",
+    type=click.Path(path_type=Path),
+    help="Of figure 2: check the published rows in this folder.",
+)
+@_one_line
+def figure(name: str, out: Path, smoke: bool, seeds: int | None, published: Path | None) -> None:
     """A figure of the RelaySum paper, or how steps grow with n (scaling): a tidy table and a picture."""
-    experiment = import_module(_FIGURES[name])
-    table = experiment.run(smoke)
+    from relaysim import io, plot
+
+    if name != "2" and (seeds or published):
+        raise click.UsageError("--seeds and --published are for figure 2")
+    study = import_module(_FIGURES[name])
+    if published:
+        raise SystemExit(0 if study.check(published) else 1)
+    table = study.run(smoke, **({"seeds": seeds} if seeds else {}))
     click.echo(io.save_table(table, out / f"figure{name}.csv"))
-    click.echo(plot.save(experiment.picture(table), out / f"figure{name}.png"))
+    click.echo(plot.save(study.picture(table), out / f"figure{name}.png"))
 
 
 @app.command()
-@click.argument("name", type=click.Choice(list(tables.TABLES)))
-@click.option(
-    "--data", type=click.Choice(list(tables.DATASETS)), help="Fashion-MNIST by default, texts for table 4."
-)
+@click.argument("name", type=click.Choice(_TABLES))
+@click.option("--data", help="A data set; Fashion-MNIST by default, texts for table 4.")
 @click.option("--folder", help="Where the files of the data are.")
-@click.option("--epochs", type=click.IntRange(1), help="Of each run; 3 by default, 12 of table 4.")
-@click.option("--workers", type=click.IntRange(2), default=16, help="How many workers.")
+@click.option("--epochs", type=click.IntRange(1, 10**6), help="Of each run; 3 by default, 12 of table 4.")
+@click.option(
+    "--workers", type=click.IntRange(2), multiple=True, help="How many; 16 by default. Can be given again."
+)
 @click.option(
     "--alpha",
     type=click.FloatRange(0, min_open=True),
@@ -108,13 +125,14 @@ def figure(name: str, out: Path, smoke: bool) -> None:
 @click.option("--seeds", type=click.IntRange(1), default=3, help="Runs of each kind.")
 @click.option("--search", is_flag=True, help="Search the learning rates for these data first.")
 @click.option("--paper", is_flag=True, help="The paper's own: VGG-11 on CIFAR-10 for 200 epochs (on a GPU).")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), help="Folder for the results.")
+@_out("out")
+@_one_line
 def table(
     name: str,
     data: str | None,
     folder: str | None,
     epochs: int | None,
-    workers: int,
+    workers: tuple[int, ...],
     alpha: tuple[float, ...],
     seeds: int,
     search: bool,
@@ -125,66 +143,79 @@ def table(
 
     Each run is written down when it is done: started again, the command goes on from there.
     """
+    from relaysim import io, plot
+    from relaysim.papers.relaysum import tables
+    from relaysim.papers.relaysum.rates import PAPER_RATES
+
     chosen = tables.TABLES[name]
-    chosen = chosen._replace(alphas=alpha or chosen.alphas)
-    try:
-        if paper:
-            setting, rates = tables.full(folder)
-        else:
-            dataset = tables.DATASETS[data or chosen.data](folder)
-            setting, rates = tables.small(dataset, epochs or chosen.epochs, workers)
-        if search:
-            path = out / f"table{name}_search.csv"
-            tried = deep.search(setting, chosen.methods, chosen.alphas, path=path)
-            click.echo(io.save_table(tried, path))
-            rates = deep.best_rates(tried)
-        runs = tables.run(chosen, setting, seeds=seeds, rates=rates, path=out / f"table{name}.csv")
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
+    chosen = chosen._replace(alphas=alpha or chosen.alphas, workers=workers or chosen.workers)
+    rates: Any = tables.searched(chosen) if search else tables.RATES
+    if paper:
+        given = [
+            option for option, value in (("data", data), ("epochs", epochs), ("workers", workers)) if value
+        ]
+        if given:
+            raise click.UsageError(f"--paper fixes the {given[0]}: leave out --{given[0]}")
+        if name == "4":
+            raise click.UsageError("--paper is for images: table 4 is of texts")
+        setting, rates = tables.full(folder), rates if search else PAPER_RATES
+    else:
+        setting = tables.small(data or chosen.data, folder, epochs or chosen.epochs)
+    runs = tables.run(chosen, setting, seeds=seeds, rates=rates, out=out / f"table{name}")
     click.echo(tables.summary(chosen, runs).to_string())
     click.echo(io.save_table(runs, out / f"table{name}.csv"))
     click.echo(plot.save(tables.picture(chosen, runs), out / f"table{name}.png"))
 
 
-def _settings_options(command: Callable) -> Callable:
-    """An option for each field of the settings."""
-    for field in reversed(fields(Settings)):
-        kind: Any = next(iter(get_args(field.type)), field.type)  # of X | None and tuple[X, ...], X
-        if field.name in _CHOICES:
-            kind = click.Choice(list(_CHOICES[field.name]))
-        command = click.option(
-            "--" + field.name.replace("_", "-"),
-            type=kind,
-            is_flag=kind is bool,
-            multiple=get_origin(field.type) is tuple,
-            default=field.default,
-            help=_HELP[field.name],
-        )(command)
-    return command
+def _settings(*without: str) -> Callable:
+    """An option for each field of the settings but those."""
+    from relaysim.training import Settings
+
+    def options(command: Callable) -> Callable:
+        for field in reversed(fields(Settings)):
+            if field.name in without:
+                continue
+            kind: Any = next(iter(get_args(field.type)), field.type)  # of X | None and tuple[X, ...], X
+            if field.metadata["choices"] is not None:
+                kind = click.Choice(list(field.metadata["choices"]))
+            command = click.option(
+                "--" + field.name.replace("_", "-"),
+                type=kind,
+                is_flag=kind is bool,
+                multiple=get_origin(field.type) is tuple,
+                default=field.default,
+                help=field.metadata["help"],
+            )(command)
+        return command
+
+    return options
 
 
 @app.command()
-@_settings_options
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("out/train"), help="Folder for the results."
-)
+@_settings()
+@_out("out/train")
 @click.option(
     "--checkpoint-every",
     type=click.IntRange(1),
     help="Steps between checkpoints, a multiple of --every. None by default.",
 )
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoints under --out.")
+@_one_line
 def train(out: Path, checkpoint_every: int | None, resume: bool, **options: Any) -> None:
     """Train one method; write a tidy table of records, the settings and a picture."""
+    from relaysim import training
+    from relaysim.checkpoint import Checkpoint
+
     if resume and not checkpoint_every:
         raise click.UsageError("--resume needs --checkpoint-every")
-    folder = out / "checkpoints"
+    folder, settings = out / "checkpoints", training.Settings(**options)
+    if (out / "records.csv").exists() and not resume:
+        with_checkpoints = ", or to go on with --resume" if folder.exists() else ""
+        raise ValueError(
+            f"out is {out}, which holds a run already: expected another folder{with_checkpoints}"
+        )
     checkpoint = Checkpoint(folder, checkpoint_every, resume) if checkpoint_every else None
-    try:
-        settings = Settings(**options)
-        traces = training.train(settings, progress=True, checkpoint=checkpoint)
-    except (ValueError, MemoryError) as error:
-        raise click.ClickException(str(error)) from error
+    traces = training.train(settings, progress=True, checkpoint=checkpoint)
     for seed, trace in enumerate(traces):
         last = {name: values[-1] for name, values in trace.metrics.items()}
         click.echo(
@@ -195,3 +226,68 @@ def train(out: Path, checkpoint_every: int | None, resume: bool, **options: Any)
         )
     for path in training.save(settings, traces, out):
         click.echo(path)
+
+
+@app.command()
+@click.option(
+    "--method", "methods", multiple=True, required=True, help="A method of `train`. Give it again for more."
+)
+@_settings("method", "alpha", "learning_rate", "corrected", "seeds", "every", "down")
+@click.option(
+    "--alpha",
+    type=click.FloatRange(0, min_open=True),
+    multiple=True,
+    default=(0.1,),
+    help="Dirichlet α, one or more.",
+)
+@click.option("--seeds", type=click.IntRange(1), default=3, help="Runs of each kind.")
+@click.option("--search", is_flag=True, help="Search each method's learning rate, from --learning-rate on.")
+@click.option(
+    "--learning-rate", type=click.FloatRange(0, min_open=True), default=0.125, help="γ, of all methods."
+)
+@_out("out/compare")
+@_one_line
+def compare(
+    methods: tuple[str, ...],
+    alpha: tuple[float, ...],
+    seeds: int,
+    search: bool,
+    learning_rate: float,
+    out: Path,
+    topology: str | None,
+    momentum: float,
+    **options: Any,
+) -> None:
+    """Compare methods, each at a learning rate of its own; go on where an interruption left off."""
+    from relaysim import catalogue, io, plot, training
+    from relaysim import compare as comparing
+    from relaysim import search as searching
+
+    entries = {name: catalogue.choose("method", name, catalogue.METHODS) for name in methods}
+    shared = training.Settings(**options)
+    of_method = {
+        name: training.replace(
+            shared,
+            method=name,
+            topology=topology if entry.topology else None,
+            momentum=0.0 if entry.momentum else momentum,
+            drop=0.0 if name == "allreduce" else shared.drop,
+        )
+        for name, entry in entries.items()
+    }
+    tasks = {f"α = {a:g}": training.task_of(training.replace(shared, alpha=a)) for a in alpha}
+    found = comparing(
+        {entries[name].label: training.method_of(settings) for name, settings in of_method.items()},
+        tasks,
+        num_steps=lambda task: training.steps_of(shared, task),
+        every=functools.partial(training.epoch_of, shared) if shared.epochs else None,
+        seeds=seeds,
+        rates=searching(learning_rate) if search else learning_rate,
+        metric="accuracy",
+        out=out,
+        about={**training.asdict(shared), "momentum": momentum, "topology": topology},
+    )
+    click.echo(found.summary.to_string(index=False))
+    for name, rows in (("table", found.table), ("summary", found.summary), ("curves", found.curves)):
+        click.echo(io.save_table(rows, out / f"{name}.csv"))
+    click.echo(plot.save(found.plot(), out / "comparison.png"))

@@ -6,6 +6,7 @@ from typing import Any
 
 import networkx as nx
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -40,7 +41,7 @@ def curves(
     """
     ax = ax if ax is not None else plt.subplots(figsize=(6, 4), layout="constrained")[1]
     lowest, highest = np.inf, 0.0
-    for colour, (label, runs) in zip(_colours(len(traces)), traces.items(), strict=True):
+    for colour, (label, runs) in zip(colours(len(traces)), traces.items(), strict=True):
         runs = [runs] if isinstance(runs, Trace) else list(runs)
         for run in runs:
             for name in {metric, x} - {"step"}:
@@ -67,6 +68,39 @@ def curves(
     return ax
 
 
+def comparison(curves: pd.DataFrame, metric: str) -> Figure:
+    """A metric over the steps, a panel for each task: each method's mean over the seeds, and their range.
+
+    Args:
+      curves: those of a `Comparison`, with the columns task, method, seed, step, metric and value.
+      metric: which metric.
+
+    Raises:
+      ValueError: where the curves lack the metric.
+    """
+    if metric not in set(curves.metric):
+        raise ValueError(f"metric is {metric!r}, expected one of {', '.join(sorted(set(curves.metric)))}")
+    curves = curves[curves.metric == metric]
+    tasks, methods = list(dict.fromkeys(curves.task)), list(dict.fromkeys(curves.method))
+    size = (1 + 3.6 * len(tasks), 3.8)
+    figure, axes = plt.subplots(1, len(tasks), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    of_method = dict(zip(methods, colours(len(methods)), strict=True))
+    for ax, task in zip(axes[0], tasks, strict=True):
+        for method, runs in curves[curves.task == task].groupby("method", sort=False):
+            seeds = runs.groupby("step").value
+            mean, colour = seeds.mean(), of_method[method]
+            ax.plot(mean.index, mean, color=colour, label=method)
+            ax.fill_between(mean.index, seeds.min(), seeds.max(), color=colour, alpha=0.2, linewidth=0)
+        ax.set(title=task, xlabel="step")
+    finite = curves.value[np.isfinite(curves.value)]
+    if len(finite) and 0 < 100 * finite.min() < finite.max():
+        axes[0, 0].set_yscale("log")
+    axes[0, 0].set(ylabel=metric.replace("_", " "))
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    sns.despine(figure)
+    return figure
+
+
 def topology(graph: Topology | Sequence[Topology], *, ax: Axes | None = None) -> Axes:
     """A graph as a picture: trees hang from their centre, others are laid out on a circle or by springs.
 
@@ -78,7 +112,7 @@ def topology(graph: Topology | Sequence[Topology], *, ax: Axes | None = None) ->
     graphs = [graph] if isinstance(graph, Topology) else list(graph)
     places = _places(graphs[0])
     size = np.clip(3000 / graphs[0].num_workers, 10, 300)
-    for i, (g, colour) in enumerate(zip(graphs, _colours(len(graphs)), strict=True)):
+    for i, (g, colour) in enumerate(zip(graphs, colours(len(graphs)), strict=True)):
         bend = f"arc3,rad={0.15 * i}"
         nx.draw_networkx_edges(
             topologies.to_networkx(g), places, ax=ax, edge_color=[colour], node_size=size, arrows=True,
@@ -145,7 +179,8 @@ def save(figure: Figure, path: Path | str) -> Path:
     return Path(path)
 
 
-def _colours(count: int) -> Any:
+def colours(count: int) -> Any:
+    """So many colours that can be told apart, by the colour-blind too where they are at most ten."""
     return sns.color_palette("colorblind" if count <= 10 else "husl", count)
 
 

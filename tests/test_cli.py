@@ -1,12 +1,15 @@
 import json
 import shutil
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+from relaysim import training
 from relaysim.cli import app
-from relaysim.experiments import demo, training
+from relaysim.studies import demo
 
 
 def invoke(*args):
@@ -35,9 +38,9 @@ def test_train_writes_settings_records_and_picture(tmp_path):
     [
         ("--method", "relay", "'relaysgd', 'relaysgd-grad', 'dpsgd'"),
         ("--topology", "circle", "'chain', 'ring', 'star'"),
-        ("--dataset", "imagenet", "'digits', 'fashion-mnist', 'mnist', 'cifar10'"),
-        ("--model", "gpt", "'mlp', 'cnn', 'vgg11', 'resnet20', 'logistic'"),
-        ("--optimizer", "lion", "'sgd', 'adam'"),
+        ("--dataset", "imagenet", "'digits', 'fashion-mnist', 'mnist', 'cifar10', 'topics'"),
+        ("--model", "gpt", "'mlp', 'cnn', 'small-cnn', 'vgg11', 'resnet20', 'logistic', 'transformer'"),
+        ("--optimizer", "lion", "'sgd', 'adam', 'rms'"),
         ("--partition", "even", "'dirichlet', 'dirichlet-unequal', 'iid', 'label-shards'"),
         ("--topology", "ring", "has 16 edges, a tree on 16 workers has 15"),
         ("--steps", 15, "expected a multiple of every"),
@@ -63,6 +66,9 @@ def test_train_writes_settings_records_and_picture(tmp_path):
         ("--down", "3:5", "down is '3:5', expected worker:first:last"),
         ("--down", "3:5:5", "expected a step after first = 5"),
         ("--down", "16:0:5", "there are 16 workers"),
+        ("--method=quasi-global-momentum", "--momentum=0.9", "quasi-global-momentum is a momentum already"),
+        ("--epochs", 10**12, "epochs is 1000000000000, expected at least 1 and below 2³¹"),
+        ("--warmup", 1e300, "warmup is 1e+300, expected a number from 0 to 1e9"),
         ("--resume", "--every=1", "--resume needs --checkpoint-every"),
     ],
 )
@@ -92,7 +98,7 @@ def test_train_goes_on_from_its_checkpoints(tmp_path):
     assert {path.name for path in (folder / "seed1").iterdir()} == {"4", "6"}
 
     again = invoke("train", *options)
-    assert again.exit_code != 0 and "holds checkpoints" in again.output
+    assert again.exit_code != 0 and "holds a run already" in again.output and "--resume" in again.output
     other = invoke("train", *options, "--resume", "--learning-rate", 0.2)
     assert other.exit_code != 0 and "learning_rate is 0.2 but was 0.1" in other.output
 
@@ -109,15 +115,95 @@ def test_help(arguments):
 
 
 def test_demo_compares_all_methods(monkeypatch):
-    monkeypatch.setattr(demo, "ENTRIES", demo.ENTRIES[:2])
-    traces = demo.run((0, 1), num_steps=4, progress=False)
-    assert list(traces) == [entry.name for entry in demo.ENTRIES]
-    table = demo.table(traces)
-    assert list(table.index) == list(traces) and "±" in table["worst worker"].iloc[0]
-    assert len(demo.picture(traces).axes) == 8
+    monkeypatch.setattr(demo, "ENTRIES", dict(list(demo.ENTRIES.items())[:2]))
+    found = demo.run(2, num_steps=4, progress=False)
+    table = demo.table(found)
+    assert list(table.index) == list(demo.ENTRIES) and "±" in table["worst worker"].iloc[0]
+    assert len(demo.picture(found).axes) == 8
 
 
 def test_demo_search_measures_every_rate(monkeypatch):
-    monkeypatch.setattr(demo, "ENTRIES", demo.ENTRIES[:1])
+    monkeypatch.setattr(demo, "ENTRIES", dict(list(demo.ENTRIES.items())[:1]))
     found = demo.search([0.1, 0.2], num_steps=2, progress=False)
     assert list(found.learning_rate) == [0.1, 0.2] and found.accuracy.between(0, 1).all()
+
+
+def test_compare_writes_tables_and_a_picture_and_goes_on(tmp_path):
+    options = [
+        "--method",
+        "relaysgd",
+        "--method",
+        "dpsgd",
+        "--topology",
+        "chain",
+        "--workers",
+        4,
+        "--seeds",
+        1,
+    ]
+    options += ["--steps", 4, "--alpha", 1, "--out", tmp_path]
+    first = invoke("compare", *options)
+    assert first.exit_code == 0, first.output
+    names = {"table.csv", "summary.csv", "curves.csv", "comparison.png", "runs.jsonl", "settings.json"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    written = (tmp_path / "table.csv").read_bytes()
+    assert invoke("compare", *options).exit_code == 0
+    assert (tmp_path / "table.csv").read_bytes() == written
+    other = invoke("compare", *options, "--batch-size", 16)
+    assert other.exit_code == 1 and "has batch_size 32, expected 16: choose another folder" in other.output
+
+
+@pytest.mark.parametrize(
+    "command", [["train"], ["demo"], ["figure", "6"], ["table", "2"], ["compare", "--method", "d2"]]
+)
+def test_a_folder_that_cannot_be_written_to_is_said_so_at_once(tmp_path, command):
+    (tmp_path / "file").write_text("")
+    for out, message in (
+        (tmp_path / "file", "File exists"),
+        (tmp_path / "file" / "below", "Not a directory"),
+    ):
+        result = invoke(*command, "--out", out)
+        assert result.exit_code == 2 and f"{out} cannot be written to: {message}" in result.output
+    result = invoke(*command, "--out", tmp_path / ("long" * 100))
+    assert result.exit_code == 2 and "cannot be written to: File name too long" in result.output
+
+
+def test_train_does_not_overwrite_another_run(tmp_path):
+    options = ["--workers", 2, "--steps", 2, "--every", 2, "--method", "allreduce", "--out", tmp_path]
+    assert invoke("train", *options).exit_code == 0
+    written = (tmp_path / "records.csv").read_bytes()
+    again = invoke("train", *options, "--learning-rate", 0.2)
+    assert again.exit_code == 1 and "holds a run already" in again.output
+    assert (tmp_path / "records.csv").read_bytes() == written
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["2", "--paper", "--data", "digits"], "--paper fixes the data"),
+        (["2", "--paper", "--epochs", 2], "--paper fixes the epochs"),
+        (["2", "--paper", "--workers", 8], "--paper fixes the workers"),
+        (["4", "--paper", "--search"], "--paper is for images"),
+        (["2", "--data", "imagenet"], "dataset is 'imagenet', expected one of digits"),
+    ],
+)
+def test_table_refuses_what_does_not_go_together(tmp_path, arguments, message):
+    result = invoke("table", *arguments, "--out", tmp_path / "out")
+    assert result.exit_code != 0 and message in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_command_that_is_stopped_says_so_in_one_line(tmp_path, monkeypatch):
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", stop)
+    result = invoke("train", "--out", tmp_path / "out")
+    assert result.exit_code == 130 and result.output == "Stopped: interrupted\n"
+
+
+def test_the_module_runs_as_a_program():
+    told = subprocess.run(
+        [sys.executable, "-m", "relaysim", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "compare" in told.stdout

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from relaysim.experiments import figure2
+from relaysim import cli
+from relaysim.papers.relaysum import figure2
 
 SAMPLE = Path(__file__).parent / "reference"
 
@@ -26,7 +27,7 @@ def change(folder, **columns):
 
 
 def published(folder):
-    return CliRunner().invoke(figure2.main, ["--published", str(folder)])
+    return CliRunner().invoke(cli.app, ["figure", "2", "--published", str(folder)])
 
 
 def test_every_published_row_of_the_sample_is_exact():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from relaysim import io, plot
-from relaysim.experiments import scaling
+from relaysim.studies import scaling
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from relaysim.experiments import scaling
 )
 def test_figure(name, columns, tmp_path, monkeypatch):
     plt.switch_backend("agg")
-    figure = import_module(f"relaysim.experiments.{name}")
+    figure = import_module(f"relaysim.papers.relaysum.{name}")
     table = figure.run(smoke=True, progress=False)
     assert list(table.columns) == columns
     assert np.isfinite(table.select_dtypes("float").to_numpy(float)).all()

@@ -8,11 +8,9 @@ import pytest
 from click.testing import CliRunner
 from matplotlib import pyplot as plt
 
-from relaysim import cli
-from relaysim.experiments import deep, tables
-from relaysim.experiments.recipe import schedule
-from relaysim.models import MLP
-from relaysim.tasks import datasets
+from relaysim import cli, training
+from relaysim.papers.relaysum import tables
+from relaysim.recipe import schedule
 
 METHODS = ["all-reduce + momentum", "RelaySGD, chain"]
 TABLE = tables.Table(
@@ -21,14 +19,18 @@ TABLE = tables.Table(
     alphas=(1.0, 0.01),
     paper={(METHODS[0], 1.0, 0.0): 90.2, (METHODS[1], 0.01, 0.0): "diverges"},
 )
-SETTING = deep.Setting(datasets.digits(), MLP((), 10), workers=4, epochs=2)
+SETTING = tables.small("digits", epochs=2, workers=4, model="logistic")
+RATES = {(method, alpha): 2.0**-i for i, method in enumerate(METHODS) for alpha in TABLE.alphas}
 
 
 @pytest.fixture(scope="module")
 def runs():
     rates = {(method, alpha): 0.25 for method in METHODS for alpha in TABLE.alphas}
     rates[METHODS[1], 1.0] = 1e30
-    return tables.run(TABLE, SETTING, seeds=2, rates=rates, progress=False)
+    with pytest.warns(
+        UserWarning, match="2 of 8 runs diverged, the first RelaySGD, chain on α = 1 with seed 0"
+    ):
+        return tables.run(TABLE, SETTING, seeds=2, rates=rates, progress=False)
 
 
 def test_every_cell_is_trained(runs):
@@ -55,114 +57,41 @@ def test_picture_has_a_panel_for_each_alpha(runs):
     plt.close(figure)
 
 
-RATES = {(method, alpha): 2.0**-i for i, method in enumerate(METHODS) for alpha in TABLE.alphas}
+def test_train_repeats_a_cell(tmp_path):
+    """The command, with the settings of a cell, ends at the cell's accuracy, also where messages are lost."""
+    table = TABLE._replace(
+        methods=["SGP + local momentum, time-varying exponential"], alphas=(0.1,), drops=(0.1,)
+    )
+    rates = {(table.methods[0], 0.1): 0.125}
+    runs = tables.run(table, SETTING, seeds=2, rates=rates, progress=False)
+    settings = tables.cell(SETTING, table.methods[0], alpha=0.1, drop=0.1, learning_rate=0.125, seeds=2)
+    traces = training.train(settings)
+    for found, accuracy, worst in zip(traces, runs.accuracy, runs.worst, strict=True):
+        assert 100 * found.metrics["accuracy"][-1].mean() == pytest.approx(accuracy, abs=1e-4)
+        assert 100 * found.metrics["accuracy"][-1].min() == pytest.approx(worst, abs=1e-4)
 
 
-@pytest.fixture
-def fake(monkeypatch):
-    """Runs that take no time, the better the nearer their rate is to 1/4; killed after so many, if at all."""
-    monkeypatch.setattr(deep, "_starts", lambda setting: lambda alpha, seed: (alpha, None, seed))
-
-    def install(killed_after=None, diverges=()):
-        trained = []
-
-        def trainer(setting, entry, drop=0.0):
-            def train(alpha, params, seed, rate):
-                if killed_after is not None and len(trained) >= killed_after:
-                    raise KeyboardInterrupt
-                trained.append((entry.name, alpha, seed, rate))
-                accuracy = 0.9 - abs(np.log2(rate) + 2) / 100 + alpha / 1e3 + seed / 1e7
-                return deep.Result(np.full(4, accuracy), accuracy, 7 if (rate, seed) in diverges else -1)
-
-            return train
-
-        monkeypatch.setattr(deep, "trainer", trainer)
-        return trained
-
-    return install
+def test_an_interrupted_table_goes_on_and_refuses_other_settings(tmp_path):
+    one = TABLE._replace(methods=METHODS[:1], alphas=(1.0,))
+    whole = tables.run(one, SETTING, seeds=2, rates=RATES, out=tmp_path, progress=False)
+    (lines,) = tmp_path.glob("*/runs.jsonl")
+    written = lines.read_bytes()
+    lines.write_bytes(written[: len(written) * 3 // 4])  # in the middle of the second run
+    again = tables.run(one, SETTING, seeds=2, rates=RATES, out=tmp_path, progress=False)
+    pd.testing.assert_frame_equal(again, whole)
+    assert lines.read_bytes() == written
+    for setting, rates, message in (
+        (replace(SETTING, epochs=3), RATES, "has epochs 2, expected 3"),
+        (SETTING, {**RATES, (METHODS[0], 1.0): 0.1}, r"has rates .*, expected .*0\.1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tables.run(one, setting, seeds=2, rates=rates, out=tmp_path, progress=False)
+    assert lines.read_bytes() == written
 
 
-def test_an_interrupted_table_goes_on(tmp_path, fake):
-    path = tmp_path / "table.csv"
-    before = fake(killed_after=3)
-    with pytest.raises(KeyboardInterrupt):
-        tables.run(TABLE, SETTING, seeds=2, rates=RATES, path=path, progress=False)
-    after = fake()
-    runs = tables.run(TABLE, SETTING, seeds=2, rates=RATES, path=path, progress=False)
-    assert len(before) >= 3 and after
-    assert len(before + after) == len(set(before + after)) == 8
-    pd.testing.assert_frame_equal(runs, tables.run(TABLE, SETTING, seeds=2, rates=RATES, progress=False))
-    after.clear()
-    more = tables.run(TABLE, SETTING, seeds=3, rates=RATES, path=path, progress=False)
-    assert len(after) == 4 and len(more) == len(pd.read_csv(path)) == 12
-
-
-def test_an_interrupted_search_goes_on(tmp_path, fake):
-    path = tmp_path / "search.csv"
-    fake(killed_after=5)
-    with pytest.raises(KeyboardInterrupt):
-        deep.search(SETTING, METHODS, [0.1], path=path, progress=False)
-    held = pd.read_csv(path)
-    after = fake()
-    tried = deep.search(SETTING, METHODS, [0.1], path=path, progress=False)
-    assert len(held) and len(after) == 2 * (len(tried) - len(held))
-    pd.testing.assert_frame_equal(tried, deep.search(SETTING, METHODS, [0.1], progress=False))
-
-
-def test_a_rate_that_diverges_with_one_seed_is_not_taken(fake):
-    fake(diverges=[(2**-2, deep.SEARCH_SEEDS[1])])
-    tried = deep.search(SETTING, METHODS[1:], [0.1], progress=False).set_index("learning_rate").accuracy
-    assert tried[2**-2] == 0 and tried[2**-3] == pytest.approx(0.8902, abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("seeds", "epochs", "rate", "message"),
-    [
-        (2, 3, 1.0, "with epochs 2, expected 3"),
-        (1, 2, 1.0, "with seed 1, expected 0"),
-        (2, 2, 0.125, r"of all-reduce \+ momentum with learning_rate 1.0, expected 0.125"),
-    ],
-)
-def test_a_file_of_other_runs_is_left_alone(seeds, epochs, rate, message, tmp_path, fake):
-    path = tmp_path / "table.csv"
-    fake()
-    tables.run(TABLE, SETTING, seeds=2, rates=RATES, path=path, progress=False)
-    held = path.read_bytes()
-    with pytest.raises(ValueError, match=f"table.csv holds a run .*{message}"):
-        setting, rates = replace(SETTING, epochs=epochs), RATES | {(METHODS[0], 0.01): rate}
-        tables.run(TABLE, setting, seeds=seeds, rates=rates, path=path, progress=False)
-    assert path.read_bytes() == held
-
-
-def test_a_file_that_is_no_table_is_named(tmp_path, fake):
-    path = tmp_path / "table.csv"
-    for text, message in [("", "is no table"), ("method,alpha\nx,1\n", "has no column drop")]:
-        path.write_text(text)
-        with pytest.raises(ValueError, match=f"table.csv {message}"):
-            tables.run(TABLE, SETTING, rates=RATES, path=path, progress=False)
-
-
-def test_search_tries_both_neighbours_of_the_best():
-    tried = deep.search(SETTING, METHODS[:1], [0.1], progress=False)
-    best = tried.learning_rate[tried.accuracy.idxmax()]
-    assert {best / 2, best, 2 * best} <= set(tried.learning_rate)
-    assert (np.log2(tried.learning_rate).diff().dropna() == 1).all()
-    assert deep.best_rates(tried)[METHODS[0], 0.1] <= best
-
-
-def test_the_smallest_rate_that_is_good_enough_is_taken():
-    rows = [("a", 1.0, 0.5, 0.8), ("a", 1.0, 1.0, 0.896), ("a", 1.0, 2.0, 0.9), ("a", 0.1, 1.0, 0.3)]
-    rows += [("b", 1.0, 1.0, 0.0), ("b", 1.0, 0.5, 0.5)]
-    tried = pd.DataFrame(rows, columns=["method", "alpha", "learning_rate", "accuracy"])
-    assert deep.best_rates(tried) == {("a", 1.0): 1.0, ("a", 0.1): 1.0, ("b", 1.0): 0.5}
-    assert deep.best_rates(tried, margin=0.001)["a", 1.0] == 2.0
-
-
-def test_the_search_does_not_look_at_the_test_images():
-    held = SETTING.held_back(100)
-    together = {x.tobytes() for x in held.data.train_x} | {x.tobytes() for x in held.data.test_x}
-    assert together == {x.tobytes() for x in SETTING.data.train_x}
-    assert len(held.data.test_y) == 100
+def test_the_searches_start_where_the_optimizer_asks():
+    start = tables.searched(tables.TABLES["4"]._replace(methods=[*METHODS, "Relay-Adam, chain"])).start
+    assert start == {METHODS[0]: 2**-5, METHODS[1]: 2**-3, "Relay-Adam, chain": 2**-9}
 
 
 def test_there_is_a_rate_for_every_cell():
@@ -185,16 +114,21 @@ def test_the_learning_rate_goes_up_and_down():
 
 def test_the_command(tmp_path, monkeypatch):
     monkeypatch.setitem(tables.TABLES, "2", TABLE._replace(methods=METHODS[:1]))
-
-    def table(*args):
-        args = [*args, "--workers", "4", "--seeds", "1", "--alpha", "0.1", "--search", "--out", str(tmp_path)]
-        return CliRunner().invoke(cli.app, ["table", "2", "--data", "digits", *args])
-
-    result = table("--epochs", "1")
+    monkeypatch.setattr(tables, "small", lambda *args: replace(SETTING, epochs=1))
+    arguments = [
+        "table",
+        "2",
+        "--workers",
+        "4",
+        "--seeds",
+        "1",
+        "--alpha",
+        "0.1",
+        "--search",
+        "--out",
+        str(tmp_path),
+    ]
+    result = CliRunner().invoke(cli.app, arguments)
     assert result.exit_code == 0, result.output
     assert list(pd.read_csv(tmp_path / "table2.csv").alpha) == [0.1]
-    assert {path.name for path in tmp_path.iterdir()} == {"table2.csv", "table2.png", "table2_search.csv"}
-    monkeypatch.setattr(deep, "trainer", lambda *args: lambda *args: pytest.fail("trained again"))
-    again = table("--epochs", "1")
-    assert again.exit_code == 0, again.output
-    assert "table2_search.csv holds a run of all-reduce" in table("--epochs", "2").output
+    assert {path.name for path in tmp_path.iterdir()} == {"table2", "table2.csv", "table2.png"}

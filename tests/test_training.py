@@ -6,12 +6,11 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from relaysim import tasks, topology
+from relaysim import catalogue, tasks, topology, training
 from relaysim.cli import app
-from relaysim.experiments import training
-from relaysim.experiments.training import Settings, train
 from relaysim.models import MLP
 from relaysim.tasks import augment
+from relaysim.training import Settings, train
 
 RNG = np.random.default_rng(0)
 TRAIN, TEST = (
@@ -38,11 +37,11 @@ def test_epochs_of_a_network_on_files(folder):
     assert set(records.step) == {3, 6}  # 8 samples a worker, 3 at a time
 
 
-@pytest.mark.parametrize("name", training.MODELS)
+@pytest.mark.parametrize("name", catalogue.MODELS)
 def test_models_have_a_logit_for_each_class(name):
-    logits, _ = jax.eval_shape(
-        training.MODELS[name](7).init_with_output, jax.random.key(0), np.ones((2, 32, 32, 3))
-    )
+    x = np.ones((2, 9), int) if name == "transformer" else np.ones((2, 32, 32, 3))
+    data = tasks.Dataset(x, np.zeros(2, int), x, np.zeros(2, int), 7, "ones")
+    logits, _ = jax.eval_shape(catalogue.MODELS[name](data).init_with_output, jax.random.key(0), x)
     assert logits.shape == (2, 7)
 
 
@@ -83,7 +82,7 @@ def test_recipe_against_a_plain_descent(folder):
 
     data = tasks.datasets.mnist(folder)
     x = ((data.train_x - data.mean) / data.std).reshape(24, -1)
-    _, key, _ = jax.random.split(jax.random.key(0), 3)
+    key, _ = jax.random.split(jax.random.key(0))
     first = MLP((), 10).init(key, x[:1])["params"]["Dense_0"]
     start = [np.asarray(first[name], np.float64) for name in ("kernel", "bias")]
     expected = descent(x, data.train_y, start, rates, 0.9, 0.05)

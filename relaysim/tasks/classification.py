@@ -125,6 +125,18 @@ class Classification:
             "consensus_distance": consensus_distance(params),
         }
 
+    def held_back(self, most: int = 2000) -> "Classification":
+        """The same task that is tested on a part of its training data, at most a quarter, to choose rates by.
+
+        Every worker keeps a sample at least. The test data are not looked at.
+        """
+        total, sizes = len(self.indices), np.asarray(self.sizes)
+        stride, worker = max(4, -(-total // most)), np.repeat(np.arange(len(sizes)), sizes)
+        held = (np.arange(total) % stride == stride - 1) & (sizes[worker] > 1)
+        kept, out = self.indices[~held], self.indices[held]
+        left = jnp.asarray(np.bincount(worker[~held], minlength=len(sizes)), jnp.int32)
+        return replace(self, indices=kept, sizes=left, test_x=self.x[out], test_y=self.y[out])
+
     def class_accuracy(self, params: Stacked) -> Array:
         """How much of each class the models get right: who forgot which class.
 

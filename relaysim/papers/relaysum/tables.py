@@ -2,31 +2,64 @@
 
 Table 2 (every method, three degrees of heterogeneity), a ring against double binary trees, Table 4 (texts,
 Adam), Table 5 (messages lost) and more workers than 16. `run` trains, `summary` puts the paper's numbers
-beside ours, `picture` draws both.
+beside ours, `picture` draws both. Each cell is a run of `relaysim train`, with the settings of `cell`.
 """
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import flax.linen as nn
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from relaysim.experiments import deep, training
-from relaysim.experiments.rates import PAPER_RATES, RATES
-from relaysim.models import CNN, VGG11, Transformer
-from relaysim.tasks import Dataset, datasets
-from relaysim.tasks.augment import crop_and_flip
+from relaysim import training
+from relaysim.compare import Comparison, Search, compare, search
+from relaysim.papers.relaysum.rates import RATES
+from relaysim.tasks import Dataset
+from relaysim.training import Settings
 
 Cell = tuple[str, float, float]
 """(method, α, probability that a message is lost)"""
 Rates = Mapping[tuple[str, float], float]
 """(method, α) -> learning rate"""
+
+
+_MOMENTUM = {"momentum": 0.9}
+_CHAIN = {"topology": "chain"}
+_TREES = {"topology": "double-binary-trees"}
+_ADAM = {"optimizer": "adam", "weight_decay": 0.0}
+METHODS: dict[str, dict[str, Any]] = {
+    "all-reduce, fully connected": {"method": "allreduce"},
+    "all-reduce + momentum": {"method": "allreduce", **_MOMENTUM},
+    "RelaySGD, double binary trees": {"method": "relaysgd"},
+    "RelaySGD + local momentum, double binary trees": {"method": "relaysgd", **_MOMENTUM},
+    "RelaySGD, chain": {"method": "relaysgd", **_CHAIN},
+    "RelaySGD + local momentum, chain": {"method": "relaysgd", **_CHAIN, **_MOMENTUM},
+    "RelaySGD/Grad, chain": {"method": "relaysgd-grad", **_CHAIN},
+    "RelaySGD/Grad + local momentum, chain": {"method": "relaysgd-grad", **_CHAIN, **_MOMENTUM},
+    "D-PSGD, ring": {"method": "dpsgd"},
+    "D-PSGD + quasi-global momentum, ring": {"method": "quasi-global-momentum"},
+    "D2, ring": {"method": "d2"},
+    "D2 + local momentum, ring": {"method": "d2", **_MOMENTUM},
+    "SGP, time-varying exponential": {"method": "sgp-two-peers"},
+    "SGP + local momentum, time-varying exponential": {"method": "sgp-two-peers", **_MOMENTUM},
+    "D-PSGD, double binary trees": {"method": "dpsgd", **_TREES},
+    "D-PSGD + quasi-global momentum, double binary trees": {"method": "quasi-global-momentum", **_TREES},
+    "D2, double binary trees": {"method": "d2", **_TREES},
+    "D2 + local momentum, double binary trees": {"method": "d2", **_TREES, **_MOMENTUM},
+    "all-reduce Adam, fully connected": {"method": "allreduce", **_ADAM},
+    "Relay-Adam, chain": {"method": "relaysgd", **_CHAIN, **_ADAM},
+    "D-PSGD Adam, ring": {"method": "dpsgd", **_ADAM},
+    "D-PSGD Adam + quasi-global momentum, ring": {
+        "method": "quasi-global-momentum", "optimizer": "rms", "weight_decay": 0.0,
+    },
+}  # fmt: skip
+"""The methods of the paper's Tables 2 and 4 by its names, on other topologies too: what makes them differ."""
 
 
 class Table(NamedTuple):
@@ -126,68 +159,132 @@ TABLES = {
 }
 
 
-DATASETS = {**training.DATASETS, "topics": lambda folder: datasets.topics()}
-"""From the folder that holds the files, None for where the loader looks by itself."""
+def small(
+    dataset: str, folder: str | None = None, epochs: int = 3, workers: int = 16, model: str | None = None
+) -> Settings:
+    """For two cores: a small CNN, for texts a small transformer, and the learning rates of `RATES`.
 
-
-def small(data: Dataset, epochs: int = 3, workers: int = 16) -> tuple[deep.Setting, Rates]:
-    """For two cores: a small CNN, for texts a small transformer, and the learning rates of `RATES`."""
-    model: nn.Module = CNN(data.num_classes, channels=(8, 16))
-    if np.issubdtype(data.train_x.dtype, np.integer) and data.train_x.ndim == 2:
-        vocabulary, length = int(data.train_x.max()) + 1, data.train_x.shape[1]
-        model = Transformer(data.num_classes, vocabulary, length, width=32, heads=2, layers=1)
-    return deep.Setting(data, model, workers, epochs), RATES
-
-
-def full(folder: str | None = None) -> tuple[deep.Setting, Rates]:
-    """The paper's setting and learning rates: VGG-11 on CIFAR-10 for 200 epochs.
-
-    The paper gives none for RelaySGD/Grad, which takes those of all-reduce here.
-
-    Raises:
-      ValueError: where CIFAR-10 is not found.
+    The warm-up is the paper's 5 epochs, but a twelfth of the run at most.
     """
-    data = datasets.cifar10(folder)
-    return deep.Setting(data, VGG11(10), epochs=200, augment=crop_and_flip()), PAPER_RATES
+    model = model or ("transformer" if dataset == "topics" else "small-cnn")
+    return Settings(
+        dataset, folder, model=model, workers=workers, epochs=epochs, weight_decay=1e-4,
+        warmup=min(5, epochs / 12), milestones=(0.75, 0.9),
+    )  # fmt: skip
+
+
+def full(folder: str | None = None) -> Settings:
+    """The paper's setting, for `rates.PAPER_RATES`: VGG-11 on CIFAR-10 for 200 epochs.
+
+    The paper gives no rates for RelaySGD/Grad, which takes those of all-reduce here.
+    """
+    return replace(small("cifar10", folder, 200, model="vgg11"), augment=True)
+
+
+def cell(setting: Settings, method: str, **changes: Any) -> Settings:
+    """The settings of a cell: those that all have in common, with what makes the method, and alpha and
+    drop."""
+    return replace(setting, **{"topology": None, **METHODS[method], **changes})
 
 
 def run(
     table: Table,
-    setting: deep.Setting,
+    setting: Settings,
     *,
     seeds: int = 3,
-    rates: Rates = RATES,
-    path: Path | None = None,
+    rates: Rates | Search = RATES,
+    out: Path | None = None,
     progress: bool = True,
+    data: Dataset | None = None,
 ) -> pd.DataFrame:
     """Train all rows of a table, each method at its own learning rate.
 
     Args:
       table: one of `TABLES`, or your own.
-      setting: data, model, epochs.
+      setting: data, model, epochs and the like, such as `small("fashion-mnist")`.
       seeds: the seeds 0, 1, …; each fixes who holds which data, the initial model and the batches.
-      rates: (method, α) -> learning rate, as `deep.search` found them.
-      path: a .csv file to write each run to when it is done. Those that it holds are not trained again.
+      rates: (method, α) -> learning rate, or a search for them.
+      out: a folder to write each run to when it is done. Those that it holds are not trained again.
+      data: instead of the data set that the setting names.
 
     Returns:
-      One row a run: method, alpha, drop, workers, seed, learning_rate, data, model, epochs, accuracy, worst,
-      mean_model (in %) and diverged.
+      One row a run: method, alpha, drop, workers, seed, learning_rate, data, model, epochs, accuracy (the
+      mean over workers), worst (worker), mean_model, all three in %, NaN where the run diverged, and diverged
+      (the step, or −1).
 
     Raises:
-      ValueError: where `rates` lacks a method, or the file holds runs that are not of this table.
+      ValueError: where `rates` lacks a method, or the folder holds other runs.
     """
-    missing = sorted(set(itertools.product(table.methods, table.alphas)) - set(rates))
-    if missing:
-        raise ValueError(
-            f"rates lacks the learning rate of {missing[0]}, expected all; deep.search (--search) finds them"
+    parts = [
+        _runs(
+            table, replace(setting, workers=workers), drop, seeds, rates, out, progress, data
         )
-    workers = table.workers or (setting.workers,)
-    cells = pd.DataFrame(
-        itertools.product(table.methods, table.alphas, table.drops, workers, range(seeds)),
-        columns=["method", "alpha", "drop", "workers", "seed"],
+        for workers in table.workers or (setting.workers,)
+        for drop in table.drops
+    ]  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
+
+
+def _runs(
+    table: Table,
+    setting: Settings,
+    drop: float,
+    seeds: int,
+    rates: Any,
+    out: Path | None,
+    progress: bool,
+    data: Any,
+) -> pd.DataFrame:
+    """Of one number of workers and probability of a loss."""
+    tasks = {f"α = {alpha:g}": alpha for alpha in table.alphas}
+    if isinstance(rates, Mapping):
+        missing = sorted(set(itertools.product(table.methods, table.alphas)) - set(rates))
+        if missing:
+            raise ValueError(
+                f"rates lacks the learning rate of {missing[0]}, expected all; a search (--search) finds them"
+            )
+        rates = {(task, m): float(rates[m, alpha]) for task, alpha in tasks.items() for m in table.methods}
+    name = setting.dataset if data is None else data.name
+    found: Comparison = compare(
+        {name: training.method_of(cell(setting, name, drop=drop)) for name in table.methods},
+        {task: training.task_of(replace(setting, alpha=alpha), data) for task, alpha in tasks.items()},
+        num_steps=lambda task: training.steps_of(setting, task),
+        every=lambda task: training.steps_of(setting, task),
+        seeds=seeds,
+        rates=rates,
+        metric="accuracy",
+        out=None if out is None else Path(out) / f"{setting.workers}workers-drop{drop:g}",
+        about={"data": name, "model": setting.model, "epochs": setting.epochs},
+        progress=progress,
     )
-    cells["learning_rate"] = [float(rates[key]) for key in zip(cells.method, cells.alpha, strict=True)]
-    return deep.run(setting, cells, path=path, progress=progress)
+    runs = found.table
+    return pd.DataFrame(
+        {
+            "method": runs.method,
+            "alpha": runs.task.map(tasks),
+            "drop": drop,
+            "workers": setting.workers,
+            "seed": runs.seed,
+            "learning_rate": runs.learning_rate,
+            "data": name,
+            "model": setting.model,
+            "epochs": setting.epochs,
+            "accuracy": 100 * runs.accuracy,
+            "worst": 100 * runs.worst,
+            "mean_model": 100 * runs.mean_model_accuracy,
+            "diverged": runs.diverged,
+        }
+    )
+
+
+def searched(table: Table, seeds: Sequence[int] = (1000, 1001)) -> Search:
+    """The search for the learning rates of a table: from 1/8, with momentum from 1/32, with Adam from
+    1/512."""
+    starts = {}
+    for name in table.methods:
+        adam = METHODS[name].get("optimizer", "sgd") != "sgd"
+        starts[name] = 2.0**-9 if adam else 2.0**-5 if "momentum" in METHODS[name] else 2.0**-3
+    return search(starts, seeds=seeds)
 
 
 def summary(table: Table, runs: pd.DataFrame) -> pd.DataFrame:

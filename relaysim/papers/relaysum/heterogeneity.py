@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from relaysim import tuning
-from relaysim.experiments.figure2 import ENTRIES, Entry
+from relaysim.papers.relaysum.figure2 import ENTRIES, Entry
 from relaysim.simulate import simulate
 from relaysim.tasks import Quadratics, random_quadratics
 from relaysim.types import Algorithm, Array
@@ -83,7 +83,8 @@ def compare(
             def make(task: Quadratics, rate: Array, entry: Entry = entry, mixer=mixer) -> Algorithm:
                 return entry.algorithm(task.grad, mixer, optax.sgd(rate))
 
-            tuned, rates = _tune(make, tasks, entry.biased, [zeta2 for zeta2, _ in cells])
+            tuned = _tune(make, tasks, entry.biased, [zeta2 for zeta2, _ in cells])
+            rates = np.nan_to_num(tuned.learning_rate, nan=1e-3)
 
             def trajectory(task: Quadratics, rate: Array, noise: Array, make=make) -> Array:
                 noisy = dataclasses.replace(task, noise=noise)
@@ -144,15 +145,12 @@ def picture(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _tune(make: tuning.Make, tasks: Quadratics, biased: bool, zeta2s: list[float]) -> tuple:
-    """The searches, and the rate of the run that took the fewest steps: `fastest` gives half of it."""
+def _tune(make: tuning.Make, tasks: Quadratics, biased: bool, zeta2s: list[float]) -> tuning.Tuned:
     searches = [
         tuning.plateau_search(TARGET, 100.0) if biased and zeta2 else tuning.fastest_search(TARGET, 10.0)
         for zeta2 in zeta2s
     ]
-    tuned = tuning.tune(make, tasks, searches)
-    halved = [1.0 if biased and zeta2 else 2.0 for zeta2 in zeta2s]
-    return tuned, np.nan_to_num(tuned.learning_rate * halved, nan=1e-3)
+    return tuning.tune(make, tasks, searches)
 
 
 def _all_contenders(table: pd.DataFrame) -> list[Contender]:

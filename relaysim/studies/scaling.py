@@ -60,8 +60,8 @@ from relaysim import engine
 from relaysim.algorithms import d2, dpsgd, push_sum, relaysgd
 from relaysim.algorithms.base import method
 from relaysim.engine import RunState
-from relaysim.experiments.threads import side_by_side
 from relaysim.mixing import gossip, one_peer_exponential, relay_sum
+from relaysim.threads import side_by_side
 from relaysim.topology import (
     Topology,
     binary_tree,

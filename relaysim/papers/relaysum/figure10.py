@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from relaysim.experiments.heterogeneity import Contender, compare, picture
+from relaysim.papers.relaysum.heterogeneity import Contender, compare, picture
 
 __all__ = ["picture", "run"]
 

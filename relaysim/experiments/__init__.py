@@ -1,1 +1,0 @@
-"""Ready-made studies: each module runs one and gives a tidy table and a picture."""

@@ -1,0 +1,1 @@
+"""Studies of papers, redone: each module runs one and gives a tidy table and a picture."""

@@ -1,0 +1,2 @@
+"""Vogels et al. 2021, "RelaySum for decentralized deep learning on heterogeneous data": its figures and
+tables."""

@@ -1,0 +1,157 @@
+"""RelaySGD and its rivals on handwritten digits that are dealt out unevenly to 16 workers.
+
+`run` compares the methods at the learning rates below, `search` finds these rates again.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from relaysim import plot
+from relaysim.algorithms import allreduce, d2, dpsgd, push_sum, quasi_global_momentum, relaysgd
+from relaysim.compare import Comparison, compare
+from relaysim.compare import search as compare_search
+from relaysim.mixing import all_reduce, gossip, one_peer_exponential, relay_sum
+from relaysim.models import MLP
+from relaysim.tasks import Classification, Dataset, classification, datasets
+from relaysim.tasks.partition import dirichlet, label_counts
+from relaysim.topology import chain, double_binary_trees, ring
+from relaysim.types import Algorithm, Array
+
+WORKERS = 16
+ALPHA = 0.01
+STEPS = 100
+RATES = [2.0**k for k in range(-7, 3)]
+SEARCH_SEEDS = range(1000, 1003)
+
+
+class Entry(NamedTuple):
+    """A method in the comparison."""
+
+    build: Callable[[Classification, float | Array], Algorithm]
+    learning_rate: float
+    """The best of RATES by `search`."""
+
+
+def _momentum(learning_rate: float | Array) -> optax.GradientTransformation:
+    return optax.sgd(learning_rate, momentum=0.9, nesterov=True)
+
+
+def _relays(trees: Any) -> Callable[[Classification, float | Array], Algorithm]:
+    return lambda task, lr: relaysgd(task.grad, relay_sum(trees), _momentum(lr))
+
+
+def _quasi_global(task: Classification, lr: float | Array) -> Algorithm:
+    return quasi_global_momentum(task.grad, gossip(ring(WORKERS)), optax.sgd(lr), variant="nesterov")
+
+
+ENTRIES = {
+    "all-reduce + momentum": Entry(
+        lambda task, lr: allreduce(task.grad, all_reduce(WORKERS), _momentum(lr)), 0.25
+    ),
+    "RelaySGD + momentum, chain": Entry(_relays(chain(WORKERS)), 2.0),
+    "RelaySGD + momentum, double binary trees": Entry(_relays(double_binary_trees(WORKERS)), 0.5),
+    "D-PSGD, ring": Entry(lambda task, lr: dpsgd(task.grad, gossip(ring(WORKERS)), optax.sgd(lr)), 0.5),
+    "D-PSGD + quasi-global momentum, ring": Entry(_quasi_global, 0.25),
+    "D² + momentum, ring": Entry(lambda task, lr: d2(task.grad, gossip(ring(WORKERS)), _momentum(lr)), 0.25),
+    "SGP + momentum, one-peer exponential": Entry(
+        lambda task, lr: push_sum(task.grad, one_peer_exponential(WORKERS), _momentum(lr)), 0.25
+    ),
+}
+
+
+def run(
+    seeds: int | Sequence[int] = 3, *, num_steps: int = STEPS, rates: Any = None, progress: bool = True
+) -> Comparison:
+    """Train with each method.
+
+    Args:
+      seeds: each fixes a partition, an initial model and the order of the data, the same for all methods.
+      num_steps: T, a multiple of 2.
+      rates: the learning rates, by default those of the entries.
+      progress: show a bar.
+    """
+    data = datasets.digits()
+    return compare(
+        {name: entry.build for name, entry in ENTRIES.items()},
+        {"digits": lambda seed: classification(MLP((64,), data.num_classes), data, _shares(data, seed))},
+        num_steps=num_steps,
+        every=2,
+        seeds=seeds,
+        rates={name: entry.learning_rate for name, entry in ENTRIES.items()} if rates is None else rates,
+        metric="accuracy",
+        progress=progress,
+    )
+
+
+def search(rates: Sequence[float] = RATES, *, num_steps: int = STEPS, progress: bool = True) -> pd.DataFrame:
+    """The accuracy of every method at every learning rate, on seeds of their own and data held back.
+
+    Returns:
+      One row a method and rate: method, learning_rate, accuracy (the mean over workers and seeds).
+    """
+    how = compare_search(grid=rates, seeds=SEARCH_SEEDS)
+    tried = run(1, num_steps=num_steps, rates=how, progress=progress).tried
+    return tried[["method", "learning_rate", "accuracy"]]
+
+
+def table(found: Comparison) -> pd.DataFrame:
+    """The end of each run, mean ± standard deviation over the seeds; one row a method."""
+
+    def spread(values: Any, digits: int = 1) -> str:
+        return f"{100 * np.mean(values):.{digits}f} ± {100 * np.std(values):.{digits}f}"
+
+    rows = {}
+    for name, runs in found.table.groupby("method", sort=False):
+        best = [np.max(row["records"]["accuracy"][-1]) for row in found.rows if row["method"] == name]
+        rows[name] = {
+            "accuracy %": spread(runs.accuracy),
+            "worst worker": spread(runs.worst),
+            "best worker": spread(best),
+            "mean model": spread(runs.mean_model_accuracy),
+            "consensus distance": f"{runs.consensus_distance.mean():.1e}",
+            "MB sent": f"{runs.bytes_sent.iloc[0] / 1e6:.1f}",
+            "MB busiest": f"{runs.busiest_bytes_sent.iloc[0] / 1e6:.1f}",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+
+
+def picture(found: Comparison) -> Figure:
+    """Who holds which digits, and a panel for each method: every worker's accuracy, and their mean."""
+    figure, axes = plt.subplots(2, 4, figsize=(14, 6.5), layout="constrained")
+    data = datasets.digits()
+    shares = _shares(data, 0)
+    plot.partition(label_counts(shares, data.train_y), ax=axes.flat[0])
+    axes.flat[0].set_title(f"digits of each worker (seed 0, α = {ALPHA})", fontsize=9)
+    lines = {name: _lines(found, name) for name in dict.fromkeys(row["method"] for row in found.rows)}
+    steps, baseline = found.rows[0]["at"], lines[next(iter(lines))].mean(1)
+    for ax, (name, values), colour in zip(
+        axes.flat[1:], lines.items(), plot.colours(len(lines)), strict=False
+    ):
+        ax.plot(steps, values, color=colour, linewidth=0.5, alpha=0.2)
+        ax.plot(steps, values.mean(1), color=colour, linewidth=2)
+        ax.plot(steps, baseline, color="0.4", linestyle="--", linewidth=1)
+        ax.set(ylim=(0, 1), xlabel="step", ylabel="accuracy")
+        ax.set_title(name, fontsize=9)
+    figure.suptitle(
+        f"Test accuracy of {WORKERS} workers: each worker thin, their mean bold, all-reduce dashed",
+        fontsize=12,
+    )
+    sns.despine(figure)
+    return figure
+
+
+def _lines(found: Comparison, name: str) -> np.ndarray:
+    """(R, workers · seeds) the accuracies."""
+    return np.concatenate([row["records"]["accuracy"] for row in found.rows if row["method"] == name], axis=1)
+
+
+def _shares(data: Dataset, seed: int) -> list[np.ndarray]:
+    return dirichlet(jax.random.fold_in(jax.random.key(seed), 1), data.train_y, WORKERS, ALPHA)
