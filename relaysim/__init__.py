@@ -1,6 +1,6 @@
 """relaysim: decentralized learning of many workers, simulated in one jitted program."""
 
-from relaysim import faults, io, metrics, models, plot, sharding, tasks, topology, tuning
+from relaysim import catalogue, faults, io, metrics, models, plot, sharding, tasks, topology, tuning
 from relaysim.algorithms import (
     allreduce,
     d2,
@@ -40,6 +40,7 @@ __all__ = [
     "all_reduce",
     "allreduce",
     "best",
+    "catalogue",
     "compare",
     "d2",
     "deal",

@@ -370,7 +370,7 @@ def _is_pytree(task: Any) -> bool:
 
 
 def _alike(tasks: list) -> bool:
-    """Whether tasks can be stacked, and want to be: not where they compute their workers one after the other."""
+    """Whether tasks can be stacked, and want to: not those that compute their workers one after the other."""
     if not all(map(_is_pytree, tasks)) or any(
         getattr(t, "group", math.inf) < getattr(t, "num_workers", 0) for t in tasks
     ):

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from relaysim import checkpoint as checkpoints
 from relaysim import engine
 from relaysim.checkpoint import Checkpoint
-from relaysim.checks import check_count
+from relaysim.checks import check_count, check_key
 from relaysim.columns import settled
 from relaysim.engine import RunState, Taken
 from relaysim.memory import Memory, check_room, nbytes
@@ -122,7 +122,17 @@ def simulate(
       MemoryError: where the method's state and the records cannot fit (see `estimate_memory`).
     """
     gaps = _gaps(num_steps, every)
-    _check(algorithm, params, state, callback, checkpoint, every)
+    check_key("key", key)
+    _check(
+        algorithm,
+        params,
+        state,
+        until=until,
+        callback=callback,
+        progress=progress,
+        checkpoint=checkpoint,
+        every=every,
+    )
     measure = _measured(measure)
     start_key, run_key = jax.random.split(key)
     if state is None:
@@ -131,16 +141,16 @@ def simulate(
         shapes = start.outputs
     else:
         shapes = given = jax.tree.map(jnp.array, state)
-    traced = is_traced((key, given))
-    if traced and callback:
-        raise ValueError("callback is given under vmap or jit, expected a run by itself")
 
     def advance(num_records: int) -> Program:
         static = (algorithm, measure, until, every if np.ndim(every) == 0 else 0, num_records)
         return program(_advance, static, run_key, (shapes, _gaps_of(every, gaps[:num_records])))
 
     whole = advance(len(gaps))
-    if not is_traced((whole.closed_over, given)):
+    traced = is_traced((key, given, whole.closed_over))
+    if traced and callback:
+        raise ValueError("callback is given under vmap or jit, expected a run by itself")
+    if not traced:
         check_room(whole.outputs[:2], given)
     carry = start(start_key, given) if state is None else given
     first = carry.step if is_traced(carry) else int(carry.step)
@@ -389,29 +399,11 @@ def _gaps_of(every: Any, gaps: np.ndarray) -> Array | None:
     return None if np.ndim(every) == 0 else jnp.asarray(gaps, jnp.int32)
 
 
-def _check(
-    algorithm: Algorithm,
-    params: Stacked,
-    state: RunState | None = None,
-    callback: Any = None,
-    checkpoint: Checkpoint | None = None,
-    every: Any = 1,
-) -> None:
+def _check(algorithm: Algorithm, params: Stacked, state: RunState | None = None) -> None:
     if not isinstance(algorithm, Algorithm):
         raise ValueError(
             f"algorithm is {algorithm!r}, expected a method such as rs.relaysgd(grad, mixer, optimizer)"
         )
-    if callback is not None and not callable(callback):
-        raise ValueError(f"callback is {callback!r}, expected a function of (step, record)")
-    if checkpoint is not None:
-        if not isinstance(checkpoint, Checkpoint):
-            raise ValueError(f"checkpoint is {checkpoint!r}, expected rs.Checkpoint(folder, every)")
-        if np.ndim(every):
-            raise ValueError("every is an array, expected a number where there is a checkpoint")
-        if checkpoint.every % every:
-            raise ValueError(
-                f"checkpoint.every is {checkpoint.every}, expected a multiple of every = {every}"
-            )
     if state is not None:
         return _check_state(algorithm, state)
     n = algorithm.num_workers
@@ -433,6 +425,25 @@ def _check(
             worker = -1 if bool(finite.all()) else int(jnp.argmin(finite))
         if worker >= 0:
             raise ValueError(f"{name} is not finite at worker {worker}, expected a finite start")
+
+
+def _check_options(
+    until: Any, callback: Any, progress: Any, checkpoint: Checkpoint | None, every: Any
+) -> None:
+    for name, function, takes in (("callback", callback, "(step, record)"), ("until", until, "a record")):
+        if function is not None and not callable(function):
+            raise ValueError(f"{name} is {function!r}, expected a function of {takes}")
+    if not isinstance(progress, bool | str):
+        raise ValueError(f"progress is {progress!r}, expected True, False or a name")
+    if checkpoint is not None:
+        if not isinstance(checkpoint, Checkpoint):
+            raise ValueError(f"checkpoint is {checkpoint!r}, expected rs.Checkpoint(folder, every)")
+        if np.ndim(every):
+            raise ValueError("every is an array, expected a number where there is a checkpoint")
+        if checkpoint.every % every:
+            raise ValueError(
+                f"checkpoint.every is {checkpoint.every}, expected a multiple of every = {every}"
+            )
 
 
 def _check_state(algorithm: Algorithm, state: RunState) -> None:
