@@ -123,16 +123,8 @@ def simulate(
     """
     gaps = _gaps(num_steps, every)
     check_key("key", key)
-    _check(
-        algorithm,
-        params,
-        state,
-        until=until,
-        callback=callback,
-        progress=progress,
-        checkpoint=checkpoint,
-        every=every,
-    )
+    _check(algorithm, params, state)
+    _check_options(until, callback, progress, checkpoint, every)
     measure = _measured(measure)
     start_key, run_key = jax.random.split(key)
     if state is None:

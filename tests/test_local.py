@@ -121,7 +121,7 @@ def test_per_worker_twice_is_once():
 
 
 def test_local_steps_are_plain_steps_between_messages(x64):
-    """With rate 1, D-PSGD over local steps is the local loop, then the average; the inner momentum goes on."""
+    """With rate 1, D-PSGD over local steps is the local loop, then the average; inner momentum goes on."""
     n, K, rate, beta = 4, 3, 0.1, 0.9
     rng = np.random.default_rng(0)
     A, b = rng.normal(size=(n, 5, 5)) / 3, rng.normal(size=(n, 5))

@@ -181,7 +181,7 @@ def test_a_measure_that_is_written_twice_is_compiled_once():
 
 
 def test_metrics_do_not_hang_on_the_interval():
-    """To the last bit, though the step before a record compiles to something else where it is the only one."""
+    """To the last bit, though a step before a record compiles to something else where it is the only one."""
     for seed in range(6):
         some = rs.tasks.random_quadratics(jax.random.key(seed), 5 + seed, 3 + 4 * seed, zeta2=1.0, noise=0.1)
         method = rs.relaysgd(some.grad, rs.relay_sum(topology.random_tree(5 + seed, seed)), optax.sgd(0.1))
