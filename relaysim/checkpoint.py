@@ -3,7 +3,11 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +17,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from relaysim.checks import check_count
+from relaysim.checks import check_bool, check_count
 from relaysim.types import Key, Stacked
 
+try:
+    import fcntl
+    import resource
+except ImportError:  # as on Windows, where folders are not locked, and files not limited
+    fcntl = resource = None  # type: ignore[assignment]
+
 KEPT = 2
+MANIFEST = "files.json"
+SPARE = 1 << 16  # bytes that a checkpoint needs besides its arrays
 
 
 @dataclass(frozen=True)
@@ -32,7 +44,7 @@ class Checkpoint:
       resume: go on from the last checkpoint in the folder, or from the beginning where it holds none.
 
     Raises:
-      ValueError: where `every` is below 1.
+      ValueError: where `folder` is no path, `every` is below 1, or `resume` is no truth value.
     """
 
     folder: Path | str
@@ -40,12 +52,74 @@ class Checkpoint:
     resume: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.folder, str | os.PathLike):
+            raise ValueError(f"folder is {self.folder!r}, expected a path")
         check_count("every", self.every)
+        check_bool("resume", self.resume)
 
 
-def describe(
-    key: Key, params: Stacked, num_steps: int, every: int, carry: Any, record: Any
-) -> dict[str, Any]:
+class Interrupted(KeyboardInterrupt):
+    """A run that was asked to stop, by SIGINT or SIGTERM, and is written down."""
+
+    def __init__(self, checkpoint: Checkpoint, step: int, num_steps: int, number: int) -> None:
+        where = f"stopped after step {step} of {num_steps}, which is written to {checkpoint.folder}"
+        super().__init__(f"{where}: go on with resume=True")
+        self.signal = number
+
+
+@contextmanager
+def held(checkpoint: Checkpoint | None) -> Iterator[Callable[[], int]]:
+    """While a run uses the folder nobody else can. Yields a function: by which signal it was asked to stop.
+
+    The first SIGINT or SIGTERM only asks, so that the run can be written down; a second one acts as ever.
+    Where there is no checkpoint, or in another thread than the main one, signals are left alone.
+
+    Raises:
+      ValueError: where another run uses the folder.
+      OSError: where it cannot be written to.
+    """
+    if checkpoint is None:
+        yield lambda: 0
+        return
+    asked, before = [0], dict[int, Any]()
+
+    def ask(number: int, frame: Any) -> None:
+        asked[0] = number
+        signal.signal(number, before[number])
+
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    folder = None
+    try:
+        folder = _locked(Path(checkpoint.folder))
+        yield lambda: asked[0]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if folder is not None:
+            os.close(folder)  # which frees it, as the end of the process does
+
+
+def _locked(folder: Path) -> int | None:
+    """The folder, opened and locked."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if fcntl is None:
+            return None
+        opened = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise OSError(f"{folder} cannot be used for checkpoints: {error.strerror}") from error
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(opened)
+        raise ValueError(
+            f"folder is {folder}, which another run is using: expected one of its own"
+        ) from error
+    return opened
+
+
+def describe(key: Key, params: Stacked, every: int, carry: Any, record: Any) -> dict[str, Any]:
     """What has to be the same for a run to go on: its arguments, and the names and shapes of its arrays.
 
     Args:
@@ -62,7 +136,7 @@ def describe(
     return {
         "key": _host(key)[0].tolist(),
         "params": _digest(_host(params)),
-        "num_steps": int(num_steps),
+        "first": int(carry.step),
         "every": int(every),
         **kinds("state", carry.method, 0),
         **kinds("record", record, 1),
@@ -77,21 +151,51 @@ def save(checkpoint: Checkpoint, run: dict[str, Any], step: int, carry: Any, rec
     """
     import orbax.checkpoint as ocp  # here, since it takes its time
 
-    leaves = _host((carry, records))
+    leaves, folder = _host((carry, records)), Path(checkpoint.folder)
     arrays = {str(i): leaf for i, leaf in enumerate(leaves) if leaf.size}  # orbax takes no empty ones
     about = {"run": run, "digest": _digest(leaves, run)}
-    with _manager(checkpoint) as manager:
-        manager.save(
-            step,
-            args=ocp.args.Composite(about=ocp.args.JsonSave(about), arrays=ocp.args.StandardSave(arrays)),
-        )
+    try:
+        _check_space(folder, sum(leaf.nbytes for leaf in leaves))
+        with _manager(checkpoint) as manager:
+            manager.save(
+                step,
+                args=ocp.args.Composite(about=ocp.args.JsonSave(about), arrays=ocp.args.StandardSave(arrays)),
+            )
+        (folder / str(step) / MANIFEST).write_text(json.dumps(_digests(folder / str(step))))
+    except Exception as error:  # orbax raises many kinds
+        there = [
+            int(path.name) for path in folder.glob("*") if path.name.isdecimal() and int(path.name) < step
+        ]
+        kept = f"that of step {max(there)} is there to go on from" if there else "there is none yet"
+        reason = getattr(error, "strerror", None) or str(error)[:200]
+        raise OSError(
+            f"the checkpoint of step {step} cannot be written to {folder}: {reason}; {kept}"
+        ) from error
 
 
-def load(checkpoint: Checkpoint, run: dict[str, Any], carry: Any, record: Any) -> tuple[int, Any, Any] | None:
+def _check_space(folder: Path, size: int) -> None:
+    """Raise an OSError where so many bytes find no room, before half of them are written."""
+    free = shutil.disk_usage(folder).free
+    if resource is not None and (limit := resource.getrlimit(resource.RLIMIT_FSIZE)[0]) >= 0:
+        free = min(free, limit)  # of a file
+    if free < size + SPARE:
+        raise OSError(f"it takes {size + SPARE} bytes, and there is room for {free}")
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Of all files in a checkpoint but the manifest."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def load(
+    checkpoint: Checkpoint, run: dict[str, Any], num_steps: int, carry: Any, record: Any
+) -> tuple[int, Any, Any] | None:
     """The last checkpoint: the steps taken, what they hand on, and the records; None where there is none.
 
     Args:
       run: from `describe`.
+      num_steps: how long the run is to be; more steps than it was begun with are simply more to do.
       carry: as it is before the first step. Arrays come back where these are, on the same devices.
       record: the shapes of some records.
 
@@ -110,6 +214,10 @@ def load(checkpoint: Checkpoint, run: dict[str, Any], carry: Any, record: Any) -
             )
         about, arrays = _read(manager, checkpoint, step)
     check_same(folder, run, about["run"])
+    if step > num_steps:
+        raise ValueError(
+            f"num_steps is {num_steps}, but {folder} holds step {step} already: expected no fewer"
+        )
 
     like, treedef = jax.tree.flatten((carry, record))
     leaves = [arrays.get(str(i), np.zeros(0)) for i in range(len(like))]
@@ -138,6 +246,9 @@ def _read(manager: Any, checkpoint: Checkpoint, step: int) -> tuple[dict[str, An
     import orbax.checkpoint as ocp
 
     try:
+        manifest = Path(checkpoint.folder) / str(step) / MANIFEST
+        if manifest.exists() and json.loads(manifest.read_text()) != _digests(manifest.parent):
+            raise ValueError("its files are not what was written")
         args = ocp.args.Composite(about=ocp.args.JsonRestore(), arrays=ocp.args.StandardRestore())
         saved = manager.restore(step, args=args)
         about, arrays = saved["about"], saved["arrays"]

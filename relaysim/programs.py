@@ -9,32 +9,30 @@ from weakref import WeakKeyDictionary
 import jax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-from relaysim.types import Key
-
 _programs: WeakKeyDictionary = WeakKeyDictionary()
 """The compiled programs of each algorithm, for as long as its step function lives."""
 
 
 class Program(NamedTuple):
     run: Any
-    """A jitted function (closed_over, key, leaves of what is given) -> leaves of `outputs`."""
+    """A jitted function (closed_over, what is kept, leaves of what is given) -> leaves of `outputs`."""
     closed_over: list
     outputs: Any
     """The shapes of what comes out."""
     static: tuple
     """What it was made from, besides the algorithm."""
 
-    def __call__(self, key: Key, given: Any) -> Any:
-        leaves = self.run(self.closed_over, key, jax.tree.leaves(given))
+    def __call__(self, kept: Any, given: Any) -> Any:
+        leaves = self.run(self.closed_over, kept, jax.tree.leaves(given))
         return jax.tree.unflatten(jax.tree.structure(self.outputs), leaves)
 
-    def compiled(self, key: Key, given: Any) -> Any:
+    def compiled(self, kept: Any, given: Any) -> Any:
         """The XLA program, which later calls with the same shapes use."""
-        return self.run.lower(self.closed_over, key, jax.tree.leaves(given)).compile()
+        return self.run.lower(self.closed_over, kept, jax.tree.leaves(given)).compile()
 
 
-def program(fun: Callable, static: tuple, key: Key, given: Any) -> Program:
-    """fun(*static, key, given), compiled once for each `static` and shape of the rest; `given` is given away.
+def program(fun: Callable, static: tuple, kept: Any, given: Any) -> Program:
+    """fun(*static, kept, given), compiled once for each `static` and shape of the rest; given is given away.
 
     The arrays that an algorithm closes over (problems, data, graphs) become arguments of the program: jit
     would write them into its text as constants. The program is kept as long as the algorithm, which is the
@@ -46,15 +44,15 @@ def program(fun: Callable, static: tuple, key: Key, given: Any) -> Program:
     leaves, treedef = jax.tree.flatten(given)
     given_traced = is_traced(leaves)  # under vmap or jit: nothing can be given away
     own = (algorithm.init, algorithm.params)  # but not its step, which would then never be freed
-    kinds = jax.typeof(key), treedef, tuple(map(jax.typeof, leaves))
+    kinds = jax.tree.structure(kept), treedef, tuple(map(jax.typeof, [*jax.tree.leaves(kept), *leaves]))
     signature = (fun, own, tuple(map(_told, others)), given_traced, *kinds)
     if signature in programs:
         return programs[signature]
-    closed, outputs = jax.make_jaxpr(functools.partial(fun, *static), return_shape=True)(key, given)
+    closed, outputs = jax.make_jaxpr(functools.partial(fun, *static), return_shape=True)(kept, given)
     traced = is_traced(closed.consts)
 
-    def run(consts: list, key: Key, leaves: list) -> list:
-        return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))(key, *leaves)
+    def run(consts: list, kept: Any, leaves: list) -> list:
+        return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))(*jax.tree.leaves(kept), *leaves)
 
     donated = () if traced or given_traced else 2
     made = Program(jax.jit(run, donate_argnums=donated), closed.consts, outputs, tuple(others))

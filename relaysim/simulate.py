@@ -136,7 +136,7 @@ def simulate(
 
     def advance(num_records: int) -> Program:
         static = (algorithm, measure, until, every if np.ndim(every) == 0 else 0, num_records)
-        return program(_advance, static, run_key, (shapes, _gaps_of(every, gaps[:num_records])))
+        return program(_advance, static, (run_key, _gaps_of(every, gaps[:num_records])), shapes)
 
     whole = advance(len(gaps))
     traced = is_traced((key, given, whole.closed_over))
@@ -147,42 +147,45 @@ def simulate(
     carry = start(start_key, given) if state is None else given
     first = carry.step if is_traced(carry) else int(carry.step)
     made, stopped, records = 0, False, []
-    if checkpoint:
-        run = checkpoints.describe(
-            key, algorithm.params(carry.method), num_steps, gaps[0], carry, whole.outputs[1]
+    with checkpoints.held(checkpoint) as asked_to_stop:
+        if checkpoint:
+            run = checkpoints.describe(key, algorithm.params(carry.method), gaps[0], carry, whole.outputs[1])
+            if saved := checkpoints.load(checkpoint, run, num_steps, carry, whole.outputs[1]):
+                taken, carry, done = saved
+                made, records = taken // gaps[0], [done]
+                stopped = until is not None and bool(until(jax.tree.map(lambda values: values[-1], done)))
+        between = checkpoint.every // gaps[0] if checkpoint else 0
+        at_once = 1 if (progress or callback) and not traced else math.gcd(len(gaps), between, made)
+        go_on = advance(at_once)
+        bar = tqdm(
+            total=int(gaps.sum()),
+            initial=int(gaps[:made].sum()),
+            desc=progress if isinstance(progress, str) else None,
+            disable=not progress or traced,
+            unit="step",
         )
-        if saved := checkpoints.load(checkpoint, run, carry, whole.outputs[1]):
-            taken, carry, done = saved
-            made, records = taken // gaps[0], [done]
-            stopped = until is not None and bool(until(jax.tree.map(lambda values: values[-1], done)))
-    between = checkpoint.every // gaps[0] if checkpoint else 0
-    at_once = 1 if (progress or callback) and not traced else math.gcd(len(gaps), between, made)
-    go_on = advance(at_once)
-    bar = tqdm(
-        total=int(gaps.sum()),
-        initial=int(gaps[:made].sum()),
-        desc=progress if isinstance(progress, str) else None,
-        disable=not progress or traced,
-        unit="step",
-    )
-    with bar:
-        while made < len(gaps) and not stopped:
-            chunk = gaps[made : made + at_once]
-            carry, record, count, stop = go_on(run_key, (carry, _gaps_of(every, chunk)))
-            if until is None or traced:
-                count, stop = at_once, False
-            count, stopped = int(count), bool(stop)
-            records.append(record if count == at_once else jax.tree.map(lambda v, c=count: v[:c], record))
-            made += count
-            bar.update(int(chunk[:count].sum()))
-            if callback:
-                callback(
-                    first + int(gaps[:made].sum()), fetch(jax.tree.map(lambda values: values[0], record))
-                )
-            taken = int(gaps[:made].sum())
-            if checkpoint and (taken % checkpoint.every == 0 or made == len(gaps) or stopped):
-                records = [_joined(records)]
-                checkpoints.save(checkpoint, run, taken, carry, records[0])
+        with bar:
+            while made < len(gaps) and not stopped:
+                chunk = gaps[made : made + at_once]
+                carry, record, count, stop = go_on((run_key, _gaps_of(every, chunk)), carry)
+                if until is None or traced:
+                    count, stop = at_once, False
+                count, stopped = int(count), bool(stop)
+                records.append(record if count == at_once else jax.tree.map(lambda v, c=count: v[:c], record))
+                made += count
+                if progress and not traced:
+                    jax.block_until_ready(record)  # or the bar would be ahead of the run
+                bar.update(int(chunk[:count].sum()))
+                if callback:
+                    callback(
+                        first + int(gaps[:made].sum()), fetch(jax.tree.map(lambda values: values[0], record))
+                    )
+                taken, signal = int(gaps[:made].sum()), asked_to_stop()
+                if checkpoint and (taken % checkpoint.every == 0 or made == len(gaps) or stopped or signal):
+                    records = [_joined(records)]
+                    checkpoints.save(checkpoint, run, taken, carry, records[0])
+                if checkpoint and signal and made < len(gaps):
+                    raise checkpoints.Interrupted(checkpoint, taken, num_steps, signal)
 
     metrics = _joined(records)
     divergence, taken = _first(carry.broken), carry.step
@@ -237,8 +240,8 @@ def estimate_memory(
     start = program(_begin, (algorithm, lies_over(params)), key, params)
     laid = jax.tree.unflatten(jax.tree.structure(start.outputs), start.compiled(key, params).output_shardings)
     carry = jax.tree.map(_shape, start.outputs, laid)
-    advance = program(_advance, (algorithm, _measured(measure), None, every, num_records), key, (carry, None))
-    needs = advance.compiled(key, (carry, None)).memory_analysis()
+    advance = program(_advance, (algorithm, _measured(measure), None, every, num_records), (key, None), carry)
+    needs = advance.compiled((key, None), carry).memory_analysis()
     parts = {"given": nbytes(params)}
     for path, leaf in jax.tree.leaves_with_path(carry.method):
         fields = itertools.takewhile(lambda entry: isinstance(entry, GetAttrKey), path[:2])
@@ -266,14 +269,14 @@ def _advance(
     until: Callable[[Record], Array] | None,
     every: int,
     num_records: int,
-    key: Key,
-    given: tuple[RunState, Array | None],
+    kept: tuple[Key, Array | None],
+    run: RunState,
 ) -> tuple[RunState, Record, Array, Array]:
-    """The next records, each after `every` steps, or after those given with the state.
+    """The next records, each after `every` steps, or after those that come with the key.
 
     Returns (state, records, how many of these there are, whether `until` is satisfied).
     """
-    run, gaps = given
+    key, gaps = kept
 
     def see(run: RunState, taken: Taken, steps: int | Array) -> tuple[RunState, Record]:
         run, params = engine.look(algorithm, run)
