@@ -8,6 +8,7 @@ import optax
 from optax import tree
 
 from relaysim.algorithms.base import method
+from relaysim.checks import check_number
 from relaysim.local import LocalState, local_update
 from relaysim.types import Algorithm, Array, Grad, Info, Key, Mixer, Stacked
 
@@ -54,8 +55,7 @@ def quasi_global_momentum(
     Raises:
       ValueError: where `beta` is not in [0, 1), or there is no such variant.
     """
-    if not isinstance(beta, jax.core.Tracer) and not 0 <= beta < 1:
-        raise ValueError(f"beta is {beta}, expected a momentum in [0, 1)")
+    check_number("beta", beta, 0, 1, "[)")
     directions = {"original": (1, beta), "simulations": (1 / (1 + beta), beta / (1 + beta))}
     directions["nesterov"] = (1 + beta, beta**2)
     if variant not in directions:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from relaysim.checks import check_number, shown
 from relaysim.types import Array, Key
 
 
@@ -53,8 +54,10 @@ def bursts(probability: float | Array, length: float | Array) -> Loss:
       ValueError: where a number is out of its range.
     """
     _check_probability("probability", probability)
-    if not _traced(length) and not 1 <= length < np.inf:
-        raise ValueError(f"length is {length}, expected a mean burst length of at least 1")
+    try:
+        check_number("length", length, 1)
+    except ValueError:
+        raise ValueError(f"length is {shown(length)}, expected a mean burst length of at least 1") from None
     if not _traced(probability, length) and probability > length / (length + 1):
         raise ValueError(
             f"probability is {probability} in bursts of {length}, expected at most length / (length + 1)"
@@ -160,11 +163,10 @@ def loss_of(drop: Drop, num_workers: int) -> Loss | None:
 
 
 def _check_probability(name: str, value: Any, others: str = "") -> None:
-    if _traced(value):
-        return
-    number = isinstance(value, int | float | np.generic | np.ndarray | jax.Array) and np.ndim(value) == 0
-    if not number or not 0 <= value <= 1:
-        raise ValueError(f"{name} is {value!r}, expected a probability in [0, 1]{others}")
+    try:
+        check_number(name, value, 0, 1)
+    except ValueError:
+        raise ValueError(f"{name} is {shown(value)}, expected a probability in [0, 1]{others}") from None
 
 
 def check_workers(outage: Outage, num_workers: int) -> None:

@@ -48,9 +48,11 @@ def pause(method: Algorithm, outages: Outage | Sequence[Outage]) -> Algorithm:
       ValueError: where there is no outage, one is about workers that there are not, or the state is no such
         named tuple.
     """
+    if not isinstance(method, Algorithm):
+        raise ValueError(f"method is {method!r}, expected one such as rs.relaysgd(grad, mixer, optimizer)")
+    if not isinstance(outages, Outage | Sequence) or not outages:
+        raise ValueError(f"outages is {outages!r}, expected one rs.faults.Outage or more")
     outages = [outages] if isinstance(outages, Outage) else list(outages)
-    if not outages:
-        raise ValueError("outages is empty, expected one rs.faults.Outage or more")
     n = method.num_workers
     for outage in outages:
         if not isinstance(outage, Outage):

@@ -21,7 +21,10 @@ def deal(mixers: Sequence[Mixer]) -> Mixer:
     Raises:
       ValueError: where there is no mixer, or they differ in their number of workers.
     """
-    mixers = list(mixers)
+    if not isinstance(mixers, list | tuple) or not all(isinstance(m, Mixer) for m in mixers):
+        raise ValueError(
+            f"mixers is {mixers!r}, expected a list of ways to communicate such as rs.gossip(ring)"
+        )
     counts = [m.num_workers for m in mixers]
     if len(set(counts)) != 1:
         raise ValueError(f"mixers are for {counts} workers, expected one or more with one number of workers")

@@ -9,12 +9,13 @@ import scipy.sparse
 from jax.sharding import Mesh
 
 from relaysim import topology as topologies
+from relaysim.checks import check_bool
 from relaysim.columns import on_columns, settled
 from relaysim.faults import Drop, loss_of
 from relaysim.mixing.deal import deal
 from relaysim.mixing.halo import edge_sum_over
 from relaysim.mixing.links import edge_sum, lose
-from relaysim.topology import Topology
+from relaysim.topology import Topology, as_topology
 from relaysim.types import Array, Key, Messages, Mixer, Stacked, rows
 
 
@@ -29,9 +30,10 @@ def gossip(
     """Gossip averaging: x_i ← Σ_j W_ij x_j over the neighbours j and the worker itself.
 
     Args:
-      topology: any connected graph, or several, to which the parameters are then dealt out evenly.
-      weights: the mixing matrix W, (n, n), dense or scipy-sparse, doubly stochastic and zero where the
-        topology has no edge; W_ij is the weight that i gives to j. Metropolis–Hastings weights by default.
+      topology: any connected graph (of networkx, too), or a list of several, to which the parameters are then
+      dealt out evenly. weights: the mixing matrix W, (n, n), dense or scipy-sparse, doubly stochastic and
+        zero where the topology has no edge; W_ij is the weight that i gives to j. Metropolis–Hastings weights
+        by default.
       lazy: mix with (W + I) / 2.
       drop: the weights of what arrived are scaled to sum to 1; where their sum is not above 0, a worker keeps
         its own x.
@@ -40,9 +42,10 @@ def gossip(
       ValueError: where the graph is not connected, the weights do not fit it or do not sum to one, or `drop`
         does not fit.
     """
-    if not isinstance(topology, Topology):
+    check_bool("lazy", lazy)
+    if isinstance(topology, list | tuple):
         return deal([gossip(t, weights, lazy=lazy, drop=drop, mesh=mesh) for t in topology])
-    _check_connected(topology)
+    topology = _connected(topology)
     if weights is None:
         matrix = topologies.metropolis_weights(topology)
     else:
@@ -66,7 +69,7 @@ def push(topology: Topology, *, drop: Drop = 0.0, mesh: Mesh | None = None) -> M
     Raises:
       ValueError: where the graph is not connected, `drop` does not fit or `mesh` does not divide the workers.
     """
-    _check_connected(topology)
+    topology = _connected(topology)
     n, senders, receivers = topology.num_workers, topology.senders, topology.receivers
     share = 1 / (1 + topology.out_degrees)
     edges = scipy.sparse.coo_array((share[senders], (receivers, senders)), shape=(n, n))
@@ -107,6 +110,8 @@ def _linear(matrix: Any, drop: Drop, mesh: Mesh | None, *, renormalise: bool) ->
     return Mixer(n, init, mix, messages=lambda: [[Messages(senders, receivers)]])
 
 
-def _check_connected(topology: Topology) -> None:
+def _connected(graph: Any) -> Topology:
+    topology = as_topology("topology", graph)
     if not topology.is_connected:
         raise ValueError(f"topology {topology!r} is not connected: averages would never meet")
+    return topology

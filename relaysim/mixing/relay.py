@@ -15,7 +15,7 @@ from relaysim.faults import Drop, loss_of
 from relaysim.mixing.deal import deal
 from relaysim.mixing.halo import links_over
 from relaysim.mixing.links import links, lose
-from relaysim.topology import Topology
+from relaysim.topology import Topology, as_topology
 from relaysim.types import Array, Key, Messages, Mixer, Stacked, rows
 
 Fill = Literal["initial", "last", "local", "count"]
@@ -54,8 +54,9 @@ def relay_sum(
     count of the contributions in them; (n − count) are missing, at the start or where messages were lost.
 
     Args:
-      trees: a tree, or several on the same workers: the parameters are then dealt out evenly to the trees,
-        every k-th element to each, which shares the load at the volume of one tree.
+      trees: a tree (of networkx, too), or a list of several on the same workers: the parameters are then
+        dealt out evenly to the trees, every k-th element to each, which shares the load at the volume of one
+        tree.
       drop: the receiver of a lost message takes it, and its count, as 0.
       fill: what stands in for a missing contribution: "initial" the common initial model, "last" what the
         worker got out of its last call, "local" its own x_i; with "count" the sum is divided by the count
@@ -69,8 +70,9 @@ def relay_sum(
     """
     if fill not in get_args(Fill):
         raise ValueError(f"fill is {fill!r}, expected one of {', '.join(map(repr, get_args(Fill)))}")
-    if not isinstance(trees, Topology):
+    if isinstance(trees, list | tuple):
         return deal([relay_sum(t, drop=drop, fill=fill, mesh=mesh) for t in trees])
+    trees = as_topology("trees", trees)
     n = trees.num_workers
     from_parent, from_children = links(trees) if mesh is None else links_over(mesh, trees)
     is_root = np.arange(n) == 0

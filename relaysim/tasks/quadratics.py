@@ -1,6 +1,7 @@
 """Quadratics: worker i holds f_i(x) = ½ ‖A_i x − b_i‖². The problems of the paper's simulations."""
 
 import functools
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from relaysim.checks import check_count
+from relaysim.checks import check_count, check_key, check_number
 from relaysim.metrics import chosen, consensus_distance, mean_model
 from relaysim.tasks.sampling import in_one_row, normal_rows
 from relaysim.types import Array, Key, Stacked
@@ -150,14 +151,14 @@ def random_quadratics(
     """
     check_count("num_workers", num_workers)
     check_count("dim", dim)
-    for name, value, fits, expected in (
-        ("zeta2", zeta2, lambda v: v >= 0, "a number ≥ 0"),
-        ("mu", mu, lambda v: 0 < v <= 1, "a number in (0, 1]"),
-        ("r0", r0, lambda v: v >= 0, "a number ≥ 0"),
-        ("noise", noise, lambda v: v >= 0, "σ ≥ 0"),
+    check_key("key", key)
+    for name, value, low, high, ends in (
+        ("zeta2", zeta2, 0, math.inf, "[)"),
+        ("mu", mu, 0, 1, "(]"),
+        ("r0", r0, 0, math.inf, "[)"),
+        ("noise", noise, 0, math.inf, "[)"),
     ):
-        if not isinstance(value, jax.core.Tracer) and not fits(value):
-            raise ValueError(f"{name} is {value}, expected {expected}")
+        check_number(name, value, low, high, ends)
     A, b = _draw(key, num_workers, dim, zeta2, mu, r0)
     return quadratics(A, b, noise)
 

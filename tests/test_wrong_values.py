@@ -1,0 +1,138 @@
+"""One table of (function, argument, wrong values): each gets one clear error that names the argument."""
+
+from decimal import Decimal
+from fractions import Fraction
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import relaysim as rs
+from relaysim import faults, topology
+
+N = 4
+sgd, key = optax.sgd(0.1), jax.random.key(0)
+ring, chain = topology.ring(N), topology.chain(N)
+data = rs.tasks.datasets.digits()
+shares = rs.tasks.partition.iid(key, len(data.train_y), N)
+
+
+def never(key, step, params):
+    raise AssertionError("the gradient was called")
+
+
+method = rs.dpsgd(never, rs.gossip(ring), sgd)
+gossip = partial(rs.quasi_global_momentum, never, rs.gossip(ring), sgd)
+quadratics = partial(rs.tasks.random_quadratics, num_workers=N, dim=3)
+simulate = partial(rs.simulate, key, method, np.ones((N, 3), np.float32), num_steps=2)
+tuned = partial(
+    rs.tuning.fastest,
+    lambda task, rate: rs.dpsgd(task.grad, rs.gossip(ring), optax.sgd(rate)),
+    rs.tuning.stack([quadratics(key=key)]),
+)
+classification = partial(rs.tasks.classification, rs.models.MLP((), 10), data, shares)
+
+NO_NUMBERS = ["1", None, float("nan"), 1j, True, Fraction(1, 2), Decimal("0.5"), np.ones(2), [1]]
+NO_COUNTS = ["2", None, 2.0, True, np.float32(2), -1, 0, [2]]
+NO_KEYS = [0, None, "0", np.uint32([0, 1]), jax.random.PRNGKey(0), jax.random.split(key, 2)]
+NO_FLAGS = ["no", "False", None, 0, 1, [True]]
+NO_GRAPHS = ["ring", None, 5, np.eye(N), {0: 1}]
+
+TABLE = [
+    ("drop", rs.gossip, {"topology": ring}, NO_NUMBERS[:-1]),
+    ("drop", rs.relay_sum, {"trees": chain}, ["0.1", None, 1j, True, Fraction(1, 2), -1, 2, np.ones(2)]),
+    ("drop", rs.one_peer_exponential, {"num_workers": N}, ["0.1", None, True, Decimal(0)]),
+    ("lazy", rs.gossip, {"topology": ring}, NO_FLAGS),
+    ("topology", rs.gossip, {}, NO_GRAPHS),
+    ("topology", rs.push, {}, NO_GRAPHS),
+    ("trees", rs.relay_sum, {}, NO_GRAPHS),
+    ("fill", rs.relay_sum, {"trees": chain}, ["zero", None, 0]),
+    ("mixers", rs.deal, {}, [None, "mixers", [ring], rs.gossip(ring)]),
+    ("num_workers", rs.all_reduce, {}, NO_COUNTS),
+    ("schedule", rs.all_reduce, {"num_workers": N}, ["star", None, 2]),
+    ("num_workers", rs.one_peer_exponential, {}, NO_COUNTS),
+    ("rounds", rs.one_peer_exponential, {"num_workers": N}, NO_COUNTS),
+    ("probability", faults.independent, {}, [*NO_NUMBERS, -0.1, 1.1]),
+    ("probability", faults.bursts, {"length": 2}, [*NO_NUMBERS, -0.1, 1.1]),
+    ("length", faults.bursts, {"probability": 0.1}, [*NO_NUMBERS[:4], 0.5, np.inf]),
+    (
+        "workers",
+        faults.Outage,
+        {"first": 0, "last": 1},
+        [3, None, "34", [], [True], [-1], [2**31], [0.5], np.array([0.5])],
+    ),
+    ("first", faults.Outage, {"workers": [1], "last": 9}, ["0", None, True, -1, 2**31, 0.5]),
+    ("last", faults.Outage, {"workers": [1], "first": 1}, ["2", None, True, 1, 2**31, 2.5]),
+    ("outages", partial(faults.pause, method), {}, [[], None, 3, "all", [3]]),
+    ("method", faults.pause, {"outages": faults.Outage([1], 0, 1)}, [None, never, 3]),
+    ("beta", gossip, {}, [*NO_NUMBERS, -0.1, 1.0]),
+    ("variant", gossip, {}, ["heavy ball", None, 3]),
+    ("optimizer", partial(rs.dpsgd, never, rs.gossip(ring)), {}, [0.1, None, "sgd", never]),
+    ("mixer", partial(rs.dpsgd, never, optimizer=sgd), {}, [ring, None, "gossip", N]),
+    ("grad", partial(rs.dpsgd, mixer=rs.gossip(ring), optimizer=sgd), {}, [None, 3, "grad"]),
+    ("steps", partial(rs.local_steps, never, sgd), {}, NO_COUNTS),
+    ("key", quadratics, {}, NO_KEYS),
+    ("zeta2", quadratics, {"key": key}, [*NO_NUMBERS, -1.0, np.inf]),
+    ("mu", quadratics, {"key": key}, [*NO_NUMBERS[:6], 0.0, 1.5]),
+    ("r0", quadratics, {"key": key}, [*NO_NUMBERS, -1.0]),
+    ("noise", quadratics, {"key": key}, [*NO_NUMBERS, -1.0]),
+    ("num_workers", partial(rs.tasks.random_quadratics, key, dim=3), {}, NO_COUNTS),
+    ("key", partial(rs.simulate, algorithm=method, params=np.ones((N, 3)), num_steps=2), {}, NO_KEYS),
+    (
+        "algorithm",
+        partial(rs.simulate, key, params=np.ones((N, 3)), num_steps=2),
+        {},
+        [None, never, "dpsgd", ring],
+    ),
+    ("num_steps", partial(rs.simulate, key, method, np.ones((N, 3))), {}, NO_COUNTS),
+    ("every", simulate, {}, ["1", None, True, 0, -1, [2, 1], [0.5, 2], [], "often"]),
+    ("measure", simulate, {}, [3, "accuracy", {}]),
+    ("until", simulate, {}, [3, "never"]),
+    ("callback", simulate, {}, [3, "print"]),
+    ("progress", simulate, {}, [3, None, [True]]),
+    ("checkpoint", simulate, {}, ["out", 3, True]),
+    ("state", simulate, {}, [3, "last", np.ones((N, 3))]),
+    ("target", tuned, {"start": 1.0}, [0.0, -1.0, np.inf, np.nan, [1.0, 2.0]]),
+    ("start", tuned, {"target": 1.0}, [0.0, -1.0, np.inf, np.nan, [1.0, 2.0]]),
+    ("batch_size", classification, {}, NO_COUNTS),
+    ("test_batch", classification, {}, NO_COUNTS),
+    ("group", classification, {}, [c for c in NO_COUNTS if c is not None]),
+    ("mask", partial(rs.metrics.of_workers, never), {}, ["all", None, [1, 0], [[True]], [False]]),
+]
+CASES = [
+    pytest.param(
+        function,
+        {**given, name: value},
+        name,
+        id=f"{getattr(function, 'func', function).__name__}-{name}-{value!r}"[:60],
+    )
+    for name, function, given, values in TABLE
+    for value in values
+]
+
+
+@pytest.mark.parametrize(("function", "arguments", "name"), CASES)
+def test_a_wrong_value_gets_one_clear_error(function, arguments, name):
+    with pytest.raises(ValueError) as caught:
+        function(**arguments)
+    message = str(caught.value)
+    assert name in message and "\n" not in message and len(message) < 500
+
+
+def test_graphs_of_networkx_will_do():
+    import networkx as nx
+
+    x = jnp.arange(8.0).reshape(N, 2)
+    for mixer, same in (
+        (rs.gossip(nx.cycle_graph(N)), rs.gossip(ring)),
+        (rs.relay_sum(nx.path_graph(N)), rs.relay_sum(chain)),
+        (
+            rs.push(nx.cycle_graph(N, create_using=nx.DiGraph)),
+            rs.push(topology.from_edges(N, [(0, 1), (1, 2), (2, 3), (3, 0)], directed=True)),
+        ),
+    ):
+        found, expected = (m.mix(key, 0, m.init(x), x)[1] for m in (mixer, same))
+        np.testing.assert_array_equal(found, expected)
