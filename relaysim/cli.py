@@ -145,7 +145,6 @@ def table(
     """
     from relaysim import io, plot
     from relaysim.papers.relaysum import tables
-    from relaysim.papers.relaysum.rates import PAPER_RATES
 
     chosen = tables.TABLES[name]
     chosen = chosen._replace(alphas=alpha or chosen.alphas, workers=workers or chosen.workers)
@@ -158,7 +157,7 @@ def table(
             raise click.UsageError(f"--paper fixes the {given[0]}: leave out --{given[0]}")
         if name == "4":
             raise click.UsageError("--paper is for images: table 4 is of texts")
-        setting, rates = tables.full(folder), rates if search else PAPER_RATES
+        setting, rates = tables.full(folder), rates if search else tables.PAPER_RATES
     else:
         setting = tables.small(data or chosen.data, folder, epochs or chosen.epochs)
     runs = tables.run(chosen, setting, seeds=seeds, rates=rates, out=out / f"table{name}")

@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from relaysim import topology, tuning
-from relaysim.algorithms import allreduce, d2, dpsgd, gradient_tracking, push_sum, relaysgd, relaysgd_grad
+from relaysim.catalogue import METHODS
 from relaysim.mixing import all_reduce, gossip, one_peer_exponential, relay_sum
 from relaysim.tasks import random_quadratics
 from relaysim.threads import side_by_side
@@ -41,17 +41,28 @@ GRAPHS = {
 
 
 class Entry(NamedTuple):
-    """A method in the comparison."""
+    """A method in the comparison, by its published name."""
 
     name: str
-    label: str
-    colour: str
-    algorithm: Callable
+    method: str
+    """Its name in the catalogue."""
     mixer: Callable[[str, int], Mixer]
     """(topology, n) -> mixer."""
     topologies: list[str]
     biased: bool = False
     """Whether heterogeneity keeps it from the optimum."""
+
+    @property
+    def algorithm(self) -> Callable[..., Algorithm]:
+        return METHODS[self.method].build
+
+    @property
+    def label(self) -> str:
+        return METHODS[self.method].label
+
+    @property
+    def colour(self) -> str:
+        return METHODS[self.method].colour
 
 
 def _gossip(name: str, n: int) -> Mixer:
@@ -59,10 +70,10 @@ def _gossip(name: str, n: int) -> Mixer:
 
 
 def _relay(name: str, n: int) -> Mixer:
-    return relay_sum(GRAPHS[name](n))
+    return relay_sum(GRAPHS[name](n))  # what is missing counts as the start
 
 
-def _exponential(name: str, n: int) -> Mixer:
+def _two_peers(name: str, n: int) -> Mixer:
     return one_peer_exponential(n, rounds=2)
 
 
@@ -73,28 +84,13 @@ def _exact(name: str, n: int) -> Mixer:
 ENTRIES = {
     entry.name: entry
     for entry in (
-        Entry("Gossip", "D-PSGD (gossip)", "tab:red", dpsgd, _gossip, ["ring", "tree"], biased=True),
-        Entry(
-            "RelaySum/Grad",
-            "RelaySGD/Grad",
-            "tab:cyan",
-            relaysgd_grad,
-            _relay,
-            ["chain", "tree"],
-            biased=True,
-        ),
-        Entry("SGP", "SGP, exponential graph", "tab:orange", push_sum, _exponential, ["exponential"]),
-        Entry(
-            "Gradient tracking",
-            "gradient tracking",
-            "tab:purple",
-            gradient_tracking,
-            _gossip,
-            ["ring", "tree"],
-        ),
-        Entry("D2", "D²", "tab:green", d2, _gossip, ["ring"]),
-        Entry("RelaySum/Model", "RelaySGD", "tab:blue", relaysgd, _relay, ["chain", "tree"]),
-        Entry("All-reduce", "all-reduce", "0.4", allreduce, _exact, ["ring", "tree"]),
+        Entry("Gossip", "dpsgd", _gossip, ["ring", "tree"], biased=True),
+        Entry("RelaySum/Grad", "relaysgd-grad", _relay, ["chain", "tree"], biased=True),
+        Entry("SGP", "sgp-two-peers", _two_peers, ["exponential"]),
+        Entry("Gradient tracking", "gradient-tracking", _gossip, ["ring", "tree"]),
+        Entry("D2", "d2", _gossip, ["ring"]),
+        Entry("RelaySum/Model", "relaysgd", _relay, ["chain", "tree"]),
+        Entry("All-reduce", "allreduce", _exact, ["ring", "tree"]),
     )
 }
 
