@@ -11,7 +11,8 @@ from typing import Any, get_args, get_origin
 import click
 
 _PAPER = "relaysim.papers.relaysum"
-_FIGURES = {name: f"{_PAPER}.figure{name}" for name in ("2", "3", "5", "6", "7", "8", "9", "10")}
+_FIGURES = {name: f"{_PAPER}.figure{name}" for name in ("2", "3", "5", "6", "9")}
+_FIGURES |= dict.fromkeys(("7", "8", "10"), f"{_PAPER}.heterogeneity")
 _FIGURES["scaling"] = "relaysim.studies.scaling"
 _TABLES = ("2", "topologies", "4", "5", "scaling")
 
@@ -83,6 +84,12 @@ def demo(out: Path, seeds: int, search: bool) -> None:
     click.echo(f"\n{plot.save(demos.picture(runs), out / 'demo.png')}")
 
 
+def find_study(name: str) -> Any:
+    """Of a figure: what has `run` and `picture`, a module or one of several in it."""
+    module = import_module(_FIGURES[name])
+    return getattr(module, f"FIGURE_{name}", module)
+
+
 @app.command()
 @click.argument("name", type=click.Choice(list(_FIGURES)))
 @_out("out")
@@ -100,7 +107,7 @@ def figure(name: str, out: Path, smoke: bool, seeds: int | None, published: Path
 
     if name != "2" and (seeds or published):
         raise click.UsageError("--seeds and --published are for figure 2")
-    study = import_module(_FIGURES[name])
+    study = find_study(name)
     if published:
         raise SystemExit(0 if study.check(published) else 1)
     table = study.run(smoke, **({"seeds": seeds} if seeds else {}))

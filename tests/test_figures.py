@@ -1,12 +1,10 @@
 """Every figure in small."""
 
-from importlib import import_module
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from relaysim import io, plot
+from relaysim import cli, io, plot
 from relaysim.studies import scaling
 
 
@@ -25,7 +23,7 @@ from relaysim.studies import scaling
 )
 def test_figure(name, columns, tmp_path, monkeypatch):
     plt.switch_backend("agg")
-    figure = import_module(f"relaysim.papers.relaysum.{name}")
+    figure = cli.find_study(name.removeprefix("figure"))
     table = figure.run(smoke=True, progress=False)
     assert list(table.columns) == columns
     assert np.isfinite(table.select_dtypes("float").to_numpy(float)).all()

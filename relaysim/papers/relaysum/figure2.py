@@ -32,12 +32,7 @@ from relaysim.tasks import random_quadratics
 from relaysim.threads import side_by_side
 from relaysim.types import Algorithm, Array, Key, Mixer
 
-GRAPHS = {
-    "ring": topology.ring,
-    "chain": topology.chain,
-    "tree": topology.binary_tree,
-    "star": topology.star,
-}
+GRAPHS = {"ring": topology.ring, "chain": topology.chain, "tree": topology.binary_tree, "star": topology.star}
 
 
 class Entry(NamedTuple):

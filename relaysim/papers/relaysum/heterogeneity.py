@@ -1,4 +1,4 @@
-"""How the cost of a method depends on the heterogeneity ζ²: what figures 7, 8 and 10 have in common.
+"""Figures 7, 8 and 10: how the cost of a method depends on the heterogeneity ζ².
 
 n = 32 workers hold quadratics of d = 10 variables (μ = 0.5, r0 = 1). Each method's learning rate is tuned,
 for every ζ² and problem apart, to reach a suboptimality of 1e-6: by `tuning.fastest`, or by
@@ -143,6 +143,50 @@ def picture(table: pd.DataFrame) -> Figure:
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     sns.despine(figure)
     return figure
+
+
+class Study(NamedTuple):
+    """A figure."""
+
+    contenders: list[Contender]
+    zeta2s: list[float]
+    noises: tuple[float, ...] = (0.0,)
+
+    def run(self, smoke: bool = False, progress: bool = True) -> pd.DataFrame:
+        """The table of `compare`; as a test of two contenders, small."""
+        if smoke:
+            few, small = (
+                [self.contenders[0], self.contenders[-1]],
+                {"num_workers": 4, "seeds": 1, "num_steps": 20},
+            )
+            return compare(few, [0.0, 0.1], noises=self.noises, progress=progress, **small)
+        return compare(self.contenders, self.zeta2s, noises=self.noises, progress=progress)
+
+    def picture(self, table: pd.DataFrame) -> Figure:
+        return picture(table)
+
+
+_RIVALS = ("Gossip", "Gradient tracking", "D2")
+FIGURE_7 = Study(
+    [*(Contender(name, "ring") for name in _RIVALS), Contender("RelaySum/Model", "chain")],
+    [0.0, 0.1, 10.0],
+    noises=(0.0, 0.1),
+)
+"""Without and with gradient noise: on a ring D-PSGD and its rivals, on a chain RelaySGD. Heterogeneity costs
+RelaySGD next to nothing, D² little, gradient tracking more, and D-PSGD ever more without bound: its bias
+shrinks only with its steps."""
+FIGURE_8 = Study([Contender(name, "star") for name in (*_RIVALS, "RelaySum/Model")], [0.0, 0.01, 0.1])
+"""On a star, where one worker is everybody's only neighbour: RelaySGD averages in two steps. Metropolis
+weights mix as slowly as 1/n, which D² pays for at any heterogeneity, and D-PSGD and gradient tracking as soon
+as there is some."""
+FIGURE_10 = Study(
+    [Contender(name, graph) for graph in ("chain", "tree") for name in ("RelaySum/Model", "RelaySum/Grad")],
+    [0.0, 0.1, 10.0],
+)
+"""RelaySGD against RelaySGD/Grad, which relays the updates instead of the models. Each update reaches every
+worker with the same weight in both. But where updates are relayed, the models stay as far apart as the
+updates under way differ, which they do, even at the optimum, where workers have different data. Where models
+are relayed they are pulled together."""
 
 
 def _tune(make: tuning.Make, tasks: Quadratics, biased: bool, zeta2s: list[float]) -> tuning.Tuned:
