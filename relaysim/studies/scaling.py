@@ -20,20 +20,7 @@ must fall to a hundredth.
 All is in double precision: D-PSGD needs rates near 1e-5, and in single precision its steps near the optimum,
 and what gossip passes on in 10⁵ steps, are lost in rounding.
 
-**Theory.** On a ring, with λ_k = (1 + 2 cos(2πk/n))/3, D-PSGD goes by itself in each Fourier mode k and
-coordinate, with its eigenvalue h of H:
-
-    x_k ← q x_k + λ_k γ h b_k,    q = λ_k (1 − γh),    x_k(T) = b_k λ_k γ h (1 − q^T) / (1 − q),
-
-which gives the error at every T; drawn is the best T over γ. In the same way gossip shrinks mode k by λ_k^T.
-RelaySum is exact after as many steps as the diameter, the one-peer exponential graph after log₂ n. For the
-others the theory gives the growth, drawn through the last mark:
-
-    RelaySGD    τ, the mean over pairs of max(distance, 1), by which delays slow it down (figure 6);
-    D²          1/√δ with δ = 1 − λ_1: for small δ a mode shrinks by 1 − ε a step, ε² − γhε + δ = 0, which is
-                fastest where γh = 2√δ. Where neighbours are alike, this mode is all there is;
-    SGP         log n where neighbours are alike, as many steps as it takes to meet those who are not; nothing
-                at random, where everybody is soon met by a sample of all.
+The theory that is drawn beside is told in docs/figures.md.
 """
 
 import functools

@@ -1,2 +1,1 @@
-"""Vogels et al. 2021, "RelaySum for decentralized deep learning on heterogeneous data": its figures and
-tables."""
+"""Vogels et al. 2021, "RelaySum for decentralized deep learning on heterogeneous data"."""

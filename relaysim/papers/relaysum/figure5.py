@@ -16,9 +16,6 @@ Drawn are the steps 1 / −log|λ| in which the distance shrinks by a factor of 
 RelaySGD and n²/3.3 for gossip, n²/13 for gossip on a ring, and n for both on a star. So what sets RelaySGD
 apart is not how fast its models come together, but that each of its averages weighs all workers the same.
 (Its λ is negative: what dies out last is a difference that changes its sign at every step.)
-
-The paper draws a bound for RelaySGD, the smallest m/p with ‖W̃^m − W̃^∞‖ ≤ (1 − p)^m ‖W̃ − W̃^∞‖, W̃ being
-a map like this in terms of x and its past values (but where a neighbour's model comes a step later).
 """
 
 from collections.abc import Callable, Sequence

@@ -162,8 +162,7 @@ class Study(NamedTuple):
             return compare(few, [0.0, 0.1], noises=self.noises, progress=progress, **small)
         return compare(self.contenders, self.zeta2s, noises=self.noises, progress=progress)
 
-    def picture(self, table: pd.DataFrame) -> Figure:
-        return picture(table)
+    picture = staticmethod(picture)
 
 
 _RIVALS = ("Gossip", "Gradient tracking", "D2")
