@@ -10,7 +10,7 @@ decides how near they come to the optimum, start at a distance of r0 = 10 from i
 """
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -307,7 +307,8 @@ def _draw(rows: pd.DataFrame) -> dict[str, _Problem]:
         }
 
     cases = rows.drop_duplicates("problem").groupby(["num_workers", "d", "mu"])
-    return {name: problem for drawn in _spread(draw, cases) for name, problem in drawn.items()}
+    with jax.enable_x64(True):
+        return {name: problem for drawn in side_by_side(draw, cases) for name, problem in drawn.items()}
 
 
 def _tune(rows: pd.DataFrame, problems: dict[str, _Problem], progress: bool) -> tuning.Tuned:
@@ -334,8 +335,8 @@ def _tune(rows: pd.DataFrame, problems: dict[str, _Problem], progress: bool) -> 
         bar.update(len(group))
         return tuned._replace(learning_rate=published_rate(tuned.learning_rate, entry.biased, group.zeta2))
 
-    with tqdm(total=len(rows), disable=not progress, unit="row") as bar:
-        tuned = _spread(tune, groups)
+    with tqdm(total=len(rows), disable=not progress, unit="row") as bar, jax.enable_x64(True):
+        tuned = side_by_side(tune, groups)
     order = np.argsort(np.concatenate([rows.index.get_indexer(group.index) for group in groups]))
     return tuning.Tuned(*(np.concatenate(columns)[order] for columns in zip(*tuned, strict=True)))
 
@@ -344,9 +345,3 @@ def published_rate(rates: np.ndarray, biased: bool, zeta2: Any) -> np.ndarray:
     """What the published table records for searched rates: of searches for the fastest run half of its
     rate."""
     return np.where(biased & (np.asarray(zeta2) > 0), rates, rates / 2)
-
-
-def _spread(function: Callable, items: Iterable) -> list:
-    """function(item) for each, on all cores, in double precision."""
-    with jax.enable_x64(True):
-        return side_by_side(function, items)

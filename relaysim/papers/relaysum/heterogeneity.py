@@ -145,7 +145,8 @@ def picture(table: pd.DataFrame) -> Figure:
     return figure
 
 
-class Study(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Study:
     """A figure."""
 
     contenders: list[Contender]
