@@ -4,8 +4,9 @@ The command line and all studies take their choices from here. Each table is a p
 your own in, and it can be chosen by its name.
 
 >>> import relaysim as rs
->>> rs.catalogue.METHODS["my-method"] = rs.catalogue.Method(rs.dpsgd, rs.gossip, "ring", "my method",
-"tab:pink") >>> del rs.catalogue.METHODS["my-method"]
+>>> mine = rs.catalogue.Method(rs.dpsgd, rs.gossip, "ring", "my method", "tab:pink")
+>>> rs.catalogue.METHODS["my-method"] = mine
+>>> del rs.catalogue.METHODS["my-method"]
 """
 
 from collections.abc import Callable
