@@ -1,6 +1,7 @@
 """Many runs as one compiled program: every combination of learning rates, seeds and problems."""
 
 import itertools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -53,7 +54,8 @@ def sweep(
     Returns:
       A tidy table. For traces a row for each record and metric: the axes, step, metric, worker, value; for
       dicts a row for each run: the axes and the dict's entries. An axis of numbers stands with its values,
-      others (keys, tasks) with the number of the choice.
+      others (keys, tasks) with the number of the choice. Where runs diverge a warning says how many, and
+      which is the first.
 
     Raises:
       ValueError: where there is no axis, or one has no choices, or `together` is not positive, or `mesh` is
@@ -82,7 +84,7 @@ def sweep(
         run_all = jax.shard_map(run_all, mesh=mesh, in_specs=(P(), over), out_specs=over, check_vma=False)
         together += -together % mesh.size
     run_all = jax.jit(run_all)
-    tables = []
+    tables, broken = [], []
     with tqdm(total=len(places), disable=not progress, unit="run") as bar:
         for first in range(0, len(places), together):
             here = places[first : first + together]
@@ -91,9 +93,15 @@ def sweep(
             for i, place in enumerate(here):
                 result = jax.tree.map(lambda v, i=i: v[i], results)
                 labels = {name: names[name][k] for name, k in zip(sizes, place, strict=True)}
+                if isinstance(result, Trace) and result.divergence:
+                    broken.append((labels, result.divergence))
                 table = io.tidy(result) if isinstance(result, Trace) else pd.DataFrame([result])
                 tables.append(pd.DataFrame(labels, index=table.index).join(table))
             bar.update(len(here))
+    if broken:
+        labels, (step, worker) = broken[0]
+        which = f"that of {labels}: worker {worker} is not finite after step {step}"
+        warnings.warn(f"{len(broken)} of {len(places)} runs diverged, first {which}", stacklevel=2)
     return pd.concat(tables, ignore_index=True)
 
 

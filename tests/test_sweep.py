@@ -94,3 +94,14 @@ def test_everything_is_jitted_once():
 
     sweep(counted, together=2, x=[1.0, 2.0, 3.0, 4.0, 5.0])
     assert traces == 1
+
+
+def test_runs_that_diverge_are_told():
+    def run(learning_rate):
+        method = rs.dpsgd(
+            lambda key, step, x: (x.sum(1), x), rs.gossip(rs.topology.ring(4)), optax.sgd(learning_rate)
+        )
+        return rs.simulate(jax.random.key(0), method, jnp.ones((4, 2)), num_steps=4)
+
+    with pytest.warns(UserWarning, match=r"1 of 2 runs diverged, first that of .*e\+30\}: worker 0"):
+        rs.sweep(run, learning_rate=[0.1, 1e30])
