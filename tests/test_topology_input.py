@@ -43,7 +43,7 @@ RANDOM = {
     "geometric": lambda seed: T.geometric(5, 0.9, seed),
     "small_world": lambda seed: T.small_world(5, 2, 0.1, seed),
 }
-A_TOPOLOGY = "expected a topology such as rs.topology.chain(16)"
+A_TOPOLOGY = "expected a topology such as rs.topology.chain(16), or a networkx graph"
 OF_GRAPHS = {
     "tree": (T.rooted, T.depth_first, T.learning_rate_correction),
     "topology": (
@@ -170,11 +170,23 @@ def test_workers_by_hand(n):
         T.Topology(n, chain.senders, chain.receivers, "mine")
 
 
-@pytest.mark.parametrize("value", ["ring", None, 5, np.eye(3), nx.path_graph(3), [chain]])
+@pytest.mark.parametrize("value", ["ring", None, 5, np.eye(3), [chain]])
 @pytest.mark.parametrize(("name", "function"), [(name, f) for name, fs in OF_GRAPHS.items() for f in fs])
 def test_a_topology_is_expected(name, function, value):
     with pytest.raises(ValueError, match=f"^{name} is .*{re.escape(A_TOPOLOGY)}"):
         function(value)
+
+
+@pytest.mark.parametrize("function", [f for fs in OF_GRAPHS.values() for f in fs])
+def test_graphs_of_networkx_do_as_well(function):
+    def plain(result):
+        if isinstance(result, T.Topology):
+            return result.edges.tolist()
+        if isinstance(result, nx.Graph):
+            return sorted(result.edges)
+        return np.asarray(result.toarray() if scipy.sparse.issparse(result) else result).tolist()
+
+    assert plain(function(nx.path_graph(3))) == plain(function(chain))
 
 
 def test_as_topology():
@@ -182,7 +194,7 @@ def test_as_topology():
     assert T.as_topology("graph", nx.path_graph(3)).edges.tolist() == [[0, 1], [1, 2]]
     assert T.as_topology("graph", nx.DiGraph([(0, 1)])).directed
     for value in ("chain", None, 5, [chain]):
-        message = f"graph is {value!r}, {A_TOPOLOGY}, or a networkx graph"
+        message = f"graph is {value!r}, {A_TOPOLOGY}"
         with pytest.raises(ValueError, match=re.escape(message)):
             T.as_topology("graph", value)
 

@@ -27,7 +27,6 @@ from relaysim.topology.families import (
 from relaysim.topology.graphs import (
     Topology,
     as_topology,
-    check_topology,
     from_edges,
     from_networkx,
     to_networkx,
@@ -53,7 +52,6 @@ __all__ = [
     "binary_tree",
     "caterpillar",
     "chain",
-    "check_topology",
     "check_weights",
     "depth_first",
     "diameter",

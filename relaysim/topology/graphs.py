@@ -151,7 +151,7 @@ def from_networkx(graph: Any) -> Topology:
 
 def to_networkx(topology: Topology) -> Any:
     """The same graph as a networkx Graph or DiGraph on the nodes 0..n-1."""
-    check_topology("topology", topology)
+    topology = as_topology("topology", topology)
     graph: Any = nx.DiGraph(name=topology.name) if topology.directed else nx.Graph(name=topology.name)
     graph.add_nodes_from(range(topology.num_workers))
     graph.add_edges_from(topology.edges.tolist())
@@ -162,15 +162,9 @@ def as_topology(name: str, value: Any) -> Topology:
     """A topology as it comes, or that of a networkx graph. Raises a ValueError for all else."""
     if isinstance(value, nx.Graph):
         return from_networkx(value)
-    return check_topology(name, value, others=", or a networkx graph")
-
-
-def check_topology(name: str, value: Any, others: str = "") -> Topology:
-    """The value. Raises a ValueError unless it is a topology; `others` says what else would do."""
     if not isinstance(value, Topology):
-        raise ValueError(
-            f"{name} is {shown(value)}, expected a topology such as rs.topology.chain(16){others}"
-        )
+        expected = "a topology such as rs.topology.chain(16), or a networkx graph"
+        raise ValueError(f"{name} is {shown(value)}, expected {expected}")
     return value
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.sparse import csgraph
 
 from relaysim.checks import check_int
-from relaysim.topology.graphs import Topology, as_array, both_ways, check_topology, from_edges
+from relaysim.topology.graphs import Topology, as_array, as_topology, both_ways, from_edges
 
 
 class RootedTree(NamedTuple):
@@ -29,7 +29,8 @@ def rooted(tree: Topology, root: int = 0) -> RootedTree:
 
     Raises: ValueError if the topology is directed, disconnected or has a cycle.
     """
-    root = check_int("root", root, 0, check_topology("tree", tree).num_workers - 1)
+    tree = as_topology("tree", tree)
+    root = check_int("root", root, 0, tree.num_workers - 1)
     if root:
         return _hang_up(tree, root)
     if tree not in _FROM_0:
@@ -43,6 +44,7 @@ def spanning_tree(topology: Topology, root: int = 0) -> Topology:
     >>> spanning_tree(from_edges(5, [(0, 1), (1, 2), (2, 3), (3, 4), (4, 0)])).edges.tolist()
     [[0, 1], [0, 4], [1, 2], [3, 4]]
     """
+    topology = as_topology("topology", topology)
     order, parent = breadth_first("topology", topology, root)
     return both_ways(topology.num_workers, parent[order], order, f"{topology.name}_spanning_tree")
 
@@ -51,7 +53,7 @@ def distances(topology: Topology) -> np.ndarray:
     """Hops from i to j at [i, j], (n, n) int32, for graphs of up to some thousand workers.
 
     Raises: ValueError if some worker cannot be reached from another."""
-    check_topology("topology", topology)
+    topology = as_topology("topology", topology)
     hops = csgraph.shortest_path(topology.adjacency().T.tocsr(), method="D", unweighted=True)
     if np.isinf(hops).any():
         i, j = np.argwhere(np.isinf(hops))[0]
@@ -61,7 +63,7 @@ def distances(topology: Topology) -> np.ndarray:
 
 def diameter(topology: Topology) -> int:
     """The largest distance between two workers; for a tree of any size, by two searches."""
-    check_topology("topology", topology)
+    topology = as_topology("topology", topology)
     if not topology.is_tree:
         return int(distances(topology).max())
     far = int(np.argmax(rooted(topology).depth))
@@ -107,7 +109,8 @@ def renumber(topology: Topology, order: np.ndarray) -> Topology:
     Raises:
       ValueError: where `order` is no permutation of the workers.
     """
-    n, order = check_topology("topology", topology).num_workers, as_array("order", order)
+    topology, order = as_topology("topology", topology), as_array("order", order)
+    n = topology.num_workers
     if order.shape != (n,) or not np.array_equal(np.sort(order), np.arange(n)):
         raise ValueError(f"order must be a permutation of the {n} workers, got {order}")
     return from_edges(n, np.argsort(order)[topology.edges], topology.directed, topology.name)
@@ -115,7 +118,6 @@ def renumber(topology: Topology, order: np.ndarray) -> Topology:
 
 def breadth_first(argument: str, topology: Topology, root: int) -> tuple[np.ndarray, np.ndarray]:
     """(n,) the order in which the workers are met, and (n,) their parents, the root being its own."""
-    check_topology(argument, topology)
     root = check_int("root", root, 0, topology.num_workers - 1)
     if topology.directed:
         raise ValueError(f"{argument} {topology.name!r} is directed, must be undirected")

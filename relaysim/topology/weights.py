@@ -6,7 +6,7 @@ import numpy as np
 from scipy.sparse import csr_array, diags_array, eye_array, issparse
 from scipy.sparse.linalg import LinearOperator, eigs, eigsh
 
-from relaysim.topology.graphs import Topology, as_array, check_topology
+from relaysim.topology.graphs import Topology, as_array, as_topology
 
 
 def metropolis_weights(topology: Topology) -> csr_array:
@@ -20,7 +20,7 @@ def metropolis_weights(topology: Topology) -> csr_array:
 
     Raises: ValueError for other directed graphs.
     """
-    check_topology("topology", topology)
+    topology = as_topology("topology", topology)
     degrees, w = topology.in_degrees, topology.adjacency()
     w.data = 1 / (1.0 + np.maximum(degrees[topology.senders], degrees[topology.receivers]))
     w = (w + diags_array(1 - w.sum(axis=1))).tocsr()
@@ -39,7 +39,8 @@ def check_weights(weights: Any, topology: Topology) -> csr_array:
 
     Returns: the same weights, (n, n) float64, without explicit zeros.
     """
-    n, w = check_topology("topology", topology).num_workers, _square(weights)
+    topology, w = as_topology("topology", topology), _square(weights)
+    n = topology.num_workers
     if w.shape != (n, n):
         raise ValueError(f"weights must have shape ({n}, {n}) for {topology.name!r}, got {w.shape}")
     stray = (w - w.multiply(topology.adjacency() + eye_array(n))).tocoo()
