@@ -18,14 +18,6 @@ def check_count(name: str, value: Any, least: int = 1, most: float = math.inf) -
     return int(value)
 
 
-def check_int(name: str, value: Any, low: int = 1, high: float = math.inf) -> int:
-    """The value as an int, as `check_count` has it, from `low` to `high`; said in the words of the graphs."""
-    if not _is_integer(value, low, high):
-        expected = f"in {low}..{high}" if high < math.inf else f">= {low}"
-        raise ValueError(f"{name} must be an integer {expected}, got {shown(value)}")
-    return int(value)
-
-
 def check_positive(**numbers: int | Sequence[int]) -> None:
     """Check that each is an integer of at least 1, or a tuple or list of such."""
     for name, value in numbers.items():

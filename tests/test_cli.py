@@ -47,7 +47,7 @@ def test_train_writes_settings_records_and_picture(tmp_path):
         ("--drop", 1.5, "expected a probability"),
         ("--learning-rate", -1, "learning_rate is -1.0"),
         ("--momentum", 1, "momentum is 1.0"),
-        ("--workers", 0, "must be an integer >= 1"),
+        ("--workers", 0, "expected an integer of at least 1"),
         ("--seeds", 0, "seeds is 0"),
         ("--steps", 0, "steps is 0"),
         ("--epochs", 0, "epochs is 0"),

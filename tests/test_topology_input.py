@@ -80,7 +80,7 @@ def test_narrow_degrees_too():
 @pytest.mark.parametrize("n", [True, np.True_, 4.0, "4", None, [4], np.array([4])])
 @pytest.mark.parametrize("family", GRAPHS_OF_N)
 def test_counts_are_integers(family, n):
-    with pytest.raises(ValueError, match=r"(num_workers|rows) must be an integer >= 1"):
+    with pytest.raises(ValueError, match=r"(num_workers|rows) is .*, expected an integer of at least 1"):
         GRAPHS_OF_N[family](n)
 
 
@@ -166,7 +166,7 @@ def test_edges_by_hand_may_be_of_any_width(dtype):
 
 @pytest.mark.parametrize("n", [0, -1, 3.0, True, "3"])
 def test_workers_by_hand(n):
-    with pytest.raises(ValueError, match="num_workers must be an integer >= 1"):
+    with pytest.raises(ValueError, match=r"num_workers is .*, expected an integer of at least 1"):
         T.Topology(n, chain.senders, chain.receivers, "mine")
 
 
@@ -211,16 +211,16 @@ def test_as_topology():
         (T.from_edges, (3, [(0, 1), (1,)]), "edges is [(0, 1), (1,)], expected rows of one length"),
         (T.from_edges, (3, [(0, 1)], "False"), "directed is 'False', expected True or False"),
         (T.from_edges, (3, [(0, 1)], 1), "directed is 1, expected True or False"),
-        (T.ring(4).neighbours, (True,), "worker must be an integer in 0..3, got True"),
-        (T.rooted, (chain, False), "root must be an integer in 0..2, got False"),
-        (T.rooted, (chain, 1.0), "root must be an integer in 0..2, got 1.0"),
-        (T.rooted, (chain, None), "root must be an integer in 0..2, got None"),
-        (T.spanning_tree, (chain, "0"), "root must be an integer in 0..2, got '0'"),
+        (T.ring(4).neighbours, (True,), "worker is True, expected an integer of at least 0 and at most 3"),
+        (T.rooted, (chain, False), "root is False, expected an integer of at least 0 and at most 2"),
+        (T.rooted, (chain, 1.0), "root is 1.0, expected an integer of at least 0 and at most 2"),
+        (T.rooted, (chain, None), "root is None, expected an integer of at least 0 and at most 2"),
+        (T.spanning_tree, (chain, "0"), "root is '0', expected an integer of at least 0 and at most 2"),
         (T.renumber, (chain, None), "order must be a permutation of the 3 workers"),
         (T.renumber, (chain, "012"), "order must be a permutation of the 3 workers"),
         (T.renumber, (chain, [[0, 1, 2]]), "order must be a permutation of the 3 workers"),
-        (T.max_degree_tree, (5, "3"), "degree must be an integer >= 2, got '3'"),
-        (T.max_degree_tree, (5, True), "degree must be an integer >= 2, got True"),
+        (T.max_degree_tree, (5, "3"), "degree is '3', expected an integer of at least 2"),
+        (T.max_degree_tree, (5, True), "degree is True, expected an integer of at least 2"),
         (T.b_ary_tree, (5, 0), "branching is 0, expected an integer of at least 1"),
         (T.caterpillar, (5, -1), "legs is -1, expected an integer of at least 0"),
         (T.barbell, (7,), "num_workers is 7, expected an even number"),

@@ -6,7 +6,7 @@ import networkx as nx
 import numpy as np
 from scipy.spatial import KDTree
 
-from relaysim.checks import check_count, check_int, check_number
+from relaysim.checks import check_count, check_number
 from relaysim.topology.graphs import Topology, both_ways, check_num_workers, check_room, from_edges, one_way
 from relaysim.topology.trees import breadth_first, spanning_tree
 
@@ -32,7 +32,7 @@ def binary_tree(num_workers: int) -> Topology:
 
 def max_degree_tree(num_workers: int, degree: int) -> Topology:
     """The lowest tree where nobody has more than `degree` >= 2 neighbours, filled breadth-first from 0."""
-    i, degree = _workers(num_workers), check_int("degree", degree, 2)
+    i, degree = _workers(num_workers), check_count("degree", degree, 2)
     parent = np.maximum((i[1:] - 2) // min(degree - 1, len(i)), 0)
     return _tree(parent, f"max_degree_{degree}_tree")
 
@@ -166,7 +166,7 @@ def random_regular(num_workers: int, degree: int, seed: int) -> Topology:
     The ends of edges are paired at random, loops and double edges anew, with other edges where that fails
     (after Steger and Wormald 1999). Raises: ValueError if there is none, or 100 draws were disconnected."""
     n = check_num_workers(num_workers)
-    degree = check_int("degree", degree, 0, n - 1)
+    degree = check_count("degree", degree, 0, n - 1)
     if n * degree % 2:
         raise ValueError(f"num_workers * degree must be even, got {n} * {degree}")
     check_room(n, n * degree)
@@ -189,10 +189,8 @@ def erdos_renyi(num_workers: int, p: float, seed: int) -> Topology:
     """A random graph where every pair is an edge with probability p, given that it is connected.
 
     Raises: ValueError if p is none, or so small that 100 draws in a row were disconnected."""
-    n, p = check_num_workers(num_workers), check_number("p", p)
+    n, p = check_num_workers(num_workers), check_number("p", p, 0, 1)
     num_pairs = n * (n - 1) // 2
-    if not 0 <= p <= 1:
-        raise ValueError(f"p must be a probability in [0, 1], got {p}")
 
     def draw(rng: np.random.Generator) -> Topology:
         num_edges = int(rng.binomial(num_pairs, p))
@@ -258,7 +256,7 @@ def _workers(num_workers: int, degree: int = 2) -> np.ndarray:
 
 
 def _lattice(rows: int, cols: int) -> np.ndarray:
-    rows, cols = check_int("rows", rows), check_int("cols", cols)
+    rows, cols = check_count("rows", rows), check_count("cols", cols)
     return _workers(rows * cols, 4).reshape(rows, cols)
 
 

@@ -9,7 +9,7 @@ import networkx as nx
 import numpy as np
 from scipy.sparse import csgraph, csr_array
 
-from relaysim.checks import check_bool, check_count, check_int, shown
+from relaysim.checks import check_bool, check_count, shown
 
 MOST = 2**31 - 1  # workers, and directed edges: they are counted in int32
 
@@ -97,7 +97,7 @@ class Topology:
 
     def neighbours(self, worker: int) -> np.ndarray:
         """The workers that `worker` hears from, ascending, (in_degree,) int32."""
-        worker = check_int("worker", worker, 0, self.num_workers - 1)
+        worker = check_count("worker", worker, 0, self.num_workers - 1)
         return self.senders[slice(*np.searchsorted(self.receivers, [worker, worker + 1]))]
 
     def adjacency(self) -> csr_array:
@@ -170,7 +170,7 @@ def as_topology(name: str, value: Any) -> Topology:
 
 def check_num_workers(num_workers: Any) -> int:
     """The number of workers as an int. Raises a ValueError unless it is an integer from 1 to 2^31 - 1."""
-    return check_count("num_workers", check_int("num_workers", num_workers), most=MOST)
+    return check_count("num_workers", num_workers, most=MOST)
 
 
 def check_room(num_workers: int, num_edges: int) -> None:

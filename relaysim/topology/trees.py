@@ -6,7 +6,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from scipy.sparse import csgraph
 
-from relaysim.checks import check_int
+from relaysim.checks import check_count
 from relaysim.topology.graphs import Topology, as_array, as_topology, both_ways, from_edges
 
 
@@ -30,7 +30,7 @@ def rooted(tree: Topology, root: int = 0) -> RootedTree:
     Raises: ValueError if the topology is directed, disconnected or has a cycle.
     """
     tree = as_topology("tree", tree)
-    root = check_int("root", root, 0, tree.num_workers - 1)
+    root = check_count("root", root, 0, tree.num_workers - 1)
     if root:
         return _hang_up(tree, root)
     if tree not in _FROM_0:
@@ -118,7 +118,7 @@ def renumber(topology: Topology, order: np.ndarray) -> Topology:
 
 def breadth_first(argument: str, topology: Topology, root: int) -> tuple[np.ndarray, np.ndarray]:
     """(n,) the order in which the workers are met, and (n,) their parents, the root being its own."""
-    root = check_int("root", root, 0, topology.num_workers - 1)
+    root = check_count("root", root, 0, topology.num_workers - 1)
     if topology.directed:
         raise ValueError(f"{argument} {topology.name!r} is directed, must be undirected")
     if not topology.is_connected:
