@@ -180,12 +180,13 @@ def compare(
         and `measure(params)`. Where it has `held_back()`, which gives the same task with test data out of its
         training data, the search takes that.
       num_steps: of each run, or a function of the task that tells.
-      every: steps between records, likewise; a hundredth of the run, or the next larger divisor of it, if
-      None. seeds: how many (0, 1, …), or which. A seed fixes the task, the initial models and all that is
-      random. rates: a `search` (the default), rates to choose from in the same way, one rate for all, or
-        rates known before, by method or by (task, method).
-      metric: the name of what `measure` returns, () or (n,), whose mean over workers at the end is to be
-      best. mode: "max" or "min", which is best.
+      every: steps between records, likewise; if None a hundredth of the run, or the next divisor of it.
+      seeds: how many (0, 1, …), or which. A seed fixes the task, the first models and all that is random.
+      rates: a `search` (the default), rates to choose from in the same way, one rate for all, or rates known
+        before, by method or by (task, method).
+      metric: the name of what `measure` returns, () or (n,), whose mean over workers is to be best
+        at the end.
+      mode: "max" or "min", which is best.
       until: stops runs early, see `simulate`.
       out: a folder that each run is written to when it is done. The same call goes on from there after an
         interruption, also with more seeds; other settings are refused. That the functions are the same is up

@@ -18,7 +18,7 @@ class Kept:
     Args:
       folder: there or not; None keeps the rows in memory alone.
       settings: what all rows have in common, to compare with what is there; of plain numbers, names and
-      lists.
+        lists.
 
     Raises:
       ValueError: where the folder holds rows of other settings; it says in what they differ.

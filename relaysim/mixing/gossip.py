@@ -31,9 +31,9 @@ def gossip(
 
     Args:
       topology: any connected graph (of networkx, too), or a list of several, to which the parameters are then
-      dealt out evenly. weights: the mixing matrix W, (n, n), dense or scipy-sparse, doubly stochastic and
-        zero where the topology has no edge; W_ij is the weight that i gives to j. Metropolis–Hastings weights
-        by default.
+        dealt out evenly.
+      weights: the mixing matrix W, (n, n), dense or scipy-sparse, doubly stochastic and zero where the
+        topology has no edge; W_ij is the weight that i gives to j. Metropolis–Hastings weights by default.
       lazy: mix with (W + I) / 2.
       drop: the weights of what arrived are scaled to sum to 1; where their sum is not above 0, a worker keeps
         its own x.
