@@ -103,14 +103,9 @@ TABLE = [
     ("mask", partial(rs.metrics.of_workers, never), {}, ["all", None, [1, 0], [[True]], [False]]),
 ]
 CASES = [
-    pytest.param(
-        function,
-        {**given, name: value},
-        name,
-        id=f"{getattr(function, 'func', function).__name__}-{name}-{value!r}"[:60],
-    )
-    for name, function, given, values in TABLE
-    for value in values
+    pytest.param(function, {**given, name: value}, name, id=f"{row} {name} {k}: {type(value).__name__}")
+    for row, (name, function, given, values) in enumerate(TABLE)
+    for k, value in enumerate(values)
 ]
 
 
