@@ -170,7 +170,7 @@ def save(checkpoint: Checkpoint, run: dict[str, Any], step: int, carry: Any, rec
     steps, beside = _steps(folder), folder / f"{step}{UNFINISHED}"
     try:
         _check_space(folder, packed.nbytes)
-        for left in folder.glob(f"*{UNFINISHED}"):
+        for left in folder.glob(f"[0-9]*{UNFINISHED}"):
             shutil.rmtree(left)
         _write_array(beside / "arrays", packed)
         kinds = [[str(leaf.dtype), leaf.shape] for leaf in leaves]
