@@ -1,8 +1,10 @@
 """Runs that may be killed: what they have done so far, written to a folder every so often."""
 
+import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -27,7 +29,8 @@ except ImportError:  # as on Windows, where folders are not locked, and files no
     fcntl = resource = None  # type: ignore[assignment]
 
 KEPT = 2
-MANIFEST = "files.json"
+ABOUT = "about.json"
+UNFINISHED = ".tmp"
 SPARE = 1 << 16  # bytes that a checkpoint needs besides its arrays
 
 
@@ -71,8 +74,9 @@ class Interrupted(KeyboardInterrupt):
 def held(checkpoint: Checkpoint | None) -> Iterator[Callable[[], int]]:
     """While a run uses the folder nobody else can. Yields a function: by which signal it was asked to stop.
 
-    The first SIGINT or SIGTERM only asks, so that the run can be written down; a second one acts as ever.
-    Where there is no checkpoint, or in another thread than the main one, signals are left alone.
+    The first SIGINT or SIGTERM only asks, so that the run can be written down; a second one acts as ever, and
+    so does the first at the end of a run that did not heed it. Signals are left alone where there is no
+    checkpoint, where they are ignored, and in another thread than the main one.
 
     Raises:
       ValueError: where another run uses the folder.
@@ -87,23 +91,29 @@ def held(checkpoint: Checkpoint | None) -> Iterator[Callable[[], int]]:
         asked[0] = number
         signal.signal(number, before[number])
 
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    folder = None
+    folder = _locked(Path(checkpoint.folder))
     try:
-        folder = _locked(Path(checkpoint.folder))
+        if threading.current_thread() is threading.main_thread():
+            handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            before |= {n: handler for n, handler in handlers.items() if handler not in (None, signal.SIG_IGN)}
+        for number in before:
+            signal.signal(number, ask)
         yield lambda: asked[0]
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
         if folder is not None:
             os.close(folder)  # which frees it, as the end of the process does
+    if asked[0]:
+        signal.raise_signal(asked[0])
 
 
 def _locked(folder: Path) -> int | None:
-    """The folder, opened and locked."""
+    """The folder, opened and locked; on file systems without locks nobody is kept out."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise OSError(errno.EACCES, "it is not writable")
         if fcntl is None:
             return None
         opened = os.open(folder, os.O_RDONLY)
@@ -116,6 +126,9 @@ def _locked(folder: Path) -> int | None:
         raise ValueError(
             f"folder is {folder}, which another run is using: expected one of its own"
         ) from error
+    except OSError:
+        os.close(opened)
+        return None
     return opened
 
 
@@ -123,7 +136,8 @@ def describe(key: Key, params: Stacked, every: int, carry: Any, record: Any) -> 
     """What has to be the same for a run to go on: its arguments, and the names and shapes of its arrays.
 
     Args:
-      carry: what a step hands on to the next, or its shapes.
+      params: the models that it starts from.
+      carry: all that it starts from, which counts where that is the end of another run.
       record: the shapes of some records, one along the leading axis.
     """
 
@@ -137,6 +151,7 @@ def describe(key: Key, params: Stacked, every: int, carry: Any, record: Any) -> 
         "key": _host(key)[0].tolist(),
         "params": _digest(_host(params)),
         "first": int(carry.step),
+        **({"start": _digest(_host(carry))} if carry.step else {}),
         "every": int(every),
         **kinds("state", carry.method, 0),
         **kinds("record", record, 1),
@@ -148,29 +163,33 @@ def save(checkpoint: Checkpoint, run: dict[str, Any], step: int, carry: Any, rec
 
     Raises:
       ValueError: under vmap or jit.
+      OSError: where that fails; what was written before stays.
     """
-    import orbax.checkpoint as ocp  # here, since it takes its time
-
     leaves, folder = _host((carry, records)), Path(checkpoint.folder)
-    arrays = {str(i): leaf for i, leaf in enumerate(leaves) if leaf.size}  # orbax takes no empty ones
-    about = {"run": run, "digest": _digest(leaves, run)}
+    packed = np.concatenate([leaf.reshape(-1).view(np.uint8) for leaf in leaves])
+    steps, beside = _steps(folder), folder / f"{step}{UNFINISHED}"
     try:
-        _check_space(folder, sum(leaf.nbytes for leaf in leaves))
-        with _manager(checkpoint) as manager:
-            manager.save(
-                step,
-                args=ocp.args.Composite(about=ocp.args.JsonSave(about), arrays=ocp.args.StandardSave(arrays)),
-            )
-        (folder / str(step) / MANIFEST).write_text(json.dumps(_digests(folder / str(step))))
+        _check_space(folder, packed.nbytes)
+        for left in folder.glob(f"[0-9]*{UNFINISHED}"):
+            shutil.rmtree(left)
+        _write_array(beside / "arrays", packed)
+        kinds = [[str(leaf.dtype), leaf.shape] for leaf in leaves]
+        about = {"run": run, "arrays": kinds, "files": _digests(beside)}
+        (beside / ABOUT).write_text(json.dumps({"digest": _digest_of(about), **about}))
+        beside.rename(folder / str(step))
     except Exception as error:  # orbax raises many kinds
-        there = [
-            int(path.name) for path in folder.glob("*") if path.name.isdecimal() and int(path.name) < step
-        ]
-        kept = f"that of step {max(there)} is there to go on from" if there else "there is none yet"
-        reason = getattr(error, "strerror", None) or str(error)[:200]
+        shutil.rmtree(beside, ignore_errors=True)
+        kept = f"that of step {steps[-1]} is there to go on from" if steps else "there is none yet"
         raise OSError(
-            f"the checkpoint of step {step} cannot be written to {folder}: {reason}; {kept}"
+            f"the checkpoint of step {step} cannot be written to {folder}: {_reason(error)}; {kept}"
         ) from error
+    for old in [*steps, step][:-KEPT]:  # renamed first, or a kill would leave half of it
+        shutil.rmtree((folder / str(old)).rename(folder / f"{old}{UNFINISHED}"))
+
+
+def _steps(folder: Path) -> list[int]:
+    """Of which there are whole checkpoints, ascending."""
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
 
 
 def _check_space(folder: Path, size: int) -> None:
@@ -182,10 +201,25 @@ def _check_space(folder: Path, size: int) -> None:
         raise OSError(f"it takes {size + SPARE} bytes, and there is room for {free}")
 
 
+def _reason(error: Exception) -> str:
+    """What went wrong in the system's words, which orbax has somewhere in a long text."""
+    words = {os.strerror(code) for code in errno.errorcode}
+    return max((said for said in words if said in str(error)), key=len, default=str(error)[:200])
+
+
 def _digests(folder: Path) -> dict[str, str]:
-    """Of all files in a checkpoint but the manifest."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    """Of all files in it, by their names."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _digest_of_file(path) for path in files}
+
+
+def _digest_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_of(about: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def load(
@@ -202,32 +236,25 @@ def load(
     Raises:
       ValueError: where the folder holds checkpoints and should not, those of another run, or broken ones.
     """
-    folder = checkpoint.folder
-    with _manager(checkpoint) as manager:
-        step = manager.latest_step()
-        if step is None:
-            return None
-        if not checkpoint.resume:
-            raise ValueError(
-                f"folder is {folder}, which holds a checkpoint of step {step} already: "
-                "expected another folder, or resume=True to go on from there"
-            )
-        about, arrays = _read(manager, checkpoint, step)
-    check_same(folder, run, about["run"])
+    folder = Path(checkpoint.folder)
+    steps = _steps(folder)
+    if not steps:
+        return None
+    step = steps[-1]
+    if not checkpoint.resume:
+        raise ValueError(
+            f"folder is {folder}, which holds a checkpoint of step {step} already: "
+            "expected another folder, or resume=True to go on from there"
+        )
+    saved, leaves = _read(folder, steps)
+    check_same(folder, run, saved)
     if step > num_steps:
         raise ValueError(
             f"num_steps is {num_steps}, but {folder} holds step {step} already: expected no fewer"
         )
-
-    like, treedef = jax.tree.flatten((carry, record))
-    leaves = [arrays.get(str(i), np.zeros(0)) for i in range(len(like))]
-    num_carried = len(jax.tree.leaves(carry))
-    carried = map(_put_back, leaves[:num_carried], like[:num_carried])
-    recorded = [
-        np.asarray(leaf).reshape(step // run["every"], *a.shape[1:]).astype(a.dtype)
-        for leaf, a in zip(leaves[num_carried:], like[num_carried:], strict=True)
-    ]
-    return step, *jax.tree.unflatten(treedef, [*carried, *recorded])
+    like, treedef = jax.tree.flatten(carry)
+    carried = jax.tree.unflatten(treedef, map(_put_back, leaves[: len(like)], like))
+    return step, carried, jax.tree.unflatten(jax.tree.structure(record), leaves[len(like) :])
 
 
 def check_same(folder: Path | str, run: dict[str, Any], saved: dict[str, Any]) -> None:
@@ -242,42 +269,59 @@ def check_same(folder: Path | str, run: dict[str, Any], saved: dict[str, Any]) -
         raise ValueError(f"folder is {folder}, which holds another run: {'; '.join(was)}")
 
 
-def _read(manager: Any, checkpoint: Checkpoint, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    import orbax.checkpoint as ocp
-
+def _read(folder: Path, steps: list[int]) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """What the run of the last checkpoint was, and its arrays; orbax gets to see none but sound files."""
+    path = folder / str(steps[-1])
     try:
-        manifest = Path(checkpoint.folder) / str(step) / MANIFEST
-        if manifest.exists() and json.loads(manifest.read_text()) != _digests(manifest.parent):
-            raise ValueError("its files are not what was written")
-        args = ocp.args.Composite(about=ocp.args.JsonRestore(), arrays=ocp.args.StandardRestore())
-        saved = manager.restore(step, args=args)
-        about, arrays = saved["about"], saved["arrays"]
-        if about["digest"] != _digest([arrays[name] for name in sorted(arrays, key=int)], about["run"]):
-            raise ValueError("what is in it has changed")
+        about = json.loads((path / ABOUT).read_text())
+        if about.pop("digest") != _digest_of(about):
+            raise ValueError(f"{ABOUT} has changed")
+        for name, digest in about["files"].items():
+            if _digest_of_file(path / name) != digest:
+                raise ValueError(f"{name} has changed")
+        packed = _read_array(path / "arrays")
+    except PermissionError:
+        raise
     except Exception as error:  # orbax raises many kinds
-        before = [earlier for earlier in manager.all_steps() if earlier < step]
-        instead = f"go on from step {max(before)}" if before else "start again"
-        path = Path(checkpoint.folder) / str(step)
+        instead = f"go on from step {steps[-2]}" if len(steps) > 1 else "start again"
         raise ValueError(
             f"{path} is a broken checkpoint, delete it to {instead}: {str(error)[:200]}"
         ) from error
-    return about, arrays
+    kinds = [(jnp.dtype(name), shape) for name, shape in about["arrays"]]
+    ends = np.cumsum([math.prod(shape) * dtype.itemsize for dtype, shape in kinds])
+    parts = np.split(packed, ends[:-1])
+    return about["run"], [
+        part.copy().view(dtype).reshape(shape) for part, (dtype, shape) in zip(parts, kinds, strict=True)
+    ]
+
+
+def _write_array(path: Path, packed: np.ndarray) -> None:
+    """Write one array (bytes,).
+
+    Of many at once orbax leaves some behind where one fails, which then complain of a closed event loop.
+    """
+    import orbax.checkpoint as ocp  # here, since it takes its time
+
+    with _quiet(), ocp.Checkpointer(ocp.ArrayCheckpointHandler()) as checkpointer:
+        checkpointer.save(path.absolute(), args=ocp.args.ArraySave(packed))
+
+
+def _read_array(path: Path) -> np.ndarray:
+    import orbax.checkpoint as ocp
+
+    as_numpy = ocp.args.ArrayRestore(restore_args=ocp.RestoreArgs(restore_type=np.ndarray))
+    with _quiet(), ocp.Checkpointer(ocp.ArrayCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(path.absolute(), args=as_numpy)
 
 
 @contextmanager
-def _manager(checkpoint: Checkpoint) -> Iterator[Any]:
-    import orbax.checkpoint as ocp
-
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=KEPT, cleanup_tmp_directories=True, enable_async_checkpointing=False
-    )
-    # orbax's, which warns of all that a kill left half written or half deleted
+def _quiet() -> Iterator[None]:
+    """Without orbax's log, which tells with a traceback what it raises as well."""
     log = logging.getLogger("absl")
     level = log.level
-    log.setLevel(logging.ERROR)
+    log.setLevel(logging.CRITICAL)
     try:
-        with ocp.CheckpointManager(Path(checkpoint.folder).absolute(), options=options) as manager:
-            yield manager
+        yield
     finally:
         log.setLevel(level)
 
@@ -294,18 +338,16 @@ def _host(pytree: Any) -> list[np.ndarray]:
 def _put_back(leaf: np.ndarray, like: jax.Array) -> jax.Array:
     if _is_key(like):
         return jax.random.wrap_key_data(jnp.asarray(leaf), impl=jax.random.key_impl(like))
-    return jax.device_put(
-        np.asarray(leaf).reshape(like.shape).astype(like.dtype), like.sharding, may_alias=False
-    )
+    return jax.device_put(leaf, like.sharding, may_alias=False)
 
 
 def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _digest(arrays: Iterable[Any], run: dict[str, Any] | None = None) -> str:
-    hashed = hashlib.sha256(json.dumps(run, sort_keys=True).encode())
-    for array in map(np.asarray, arrays):
+def _digest(arrays: Iterable[np.ndarray]) -> str:
+    hashed = hashlib.sha256()
+    for array in arrays:
         if array.size:
             hashed.update(f"{array.dtype}{array.shape}".encode())
             hashed.update(np.ascontiguousarray(array).tobytes())

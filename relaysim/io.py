@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import jax
@@ -50,6 +50,7 @@ def save_table(table: pd.DataFrame, path: Path | str) -> Path:
 
     Raises:
       ValueError: for another ending.
+      OSError: where it cannot be written.
     """
     path = Path(path)
     writers = {
@@ -65,12 +66,19 @@ def save_table(table: pd.DataFrame, path: Path | str) -> Path:
 
 @contextmanager
 def whole(path: Path | str) -> Iterator[Path]:
-    """A path beside `path` to write to, which takes its place when all is written, and goes if that fails."""
+    """A path beside `path` to write to, which takes its place when all is written, and goes if that fails.
+
+    Raises:
+      OSError: where it cannot be written, in one line that names `path`.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield beside
         os.replace(beside, path)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # of what was never there
+            beside.unlink()

@@ -184,7 +184,7 @@ def simulate(
                 if checkpoint and (taken % checkpoint.every == 0 or made == len(gaps) or stopped or signal):
                     records = [_joined(records)]
                     checkpoints.save(checkpoint, run, taken, carry, records[0])
-                if checkpoint and signal and made < len(gaps):
+                if checkpoint and signal:
                     raise checkpoints.Interrupted(checkpoint, taken, num_steps, signal)
 
     metrics = _joined(records)

@@ -1,6 +1,9 @@
 """Runs that are killed and go on: bit for bit as if nothing had happened."""
 
+import errno
+import gc
 import multiprocessing
+import os
 import random
 import shutil
 import signal
@@ -13,10 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 import pytest
 
 import relaysim as rs
-from relaysim import faults, topology
+from relaysim import checkpoint, faults, topology
 from relaysim.checkpoint import Interrupted
 
 HERE = Path(__file__).parent
@@ -36,10 +40,10 @@ method = build()
 
 
 def run(folder=None, *, resume=False, write_every=20, key=3, start=None, **options):
-    checkpoint = folder and rs.Checkpoint(folder, write_every, resume)
+    written = folder and rs.Checkpoint(folder, write_every, resume)
     options = {"num_steps": STEPS, "every": EVERY, "measure": task.measure, "algorithm": method} | options
     start = jnp.zeros((N, D)) if start is None else start
-    return rs.simulate(jax.random.key(key), params=start, checkpoint=checkpoint, **options)
+    return rs.simulate(jax.random.key(key), params=start, checkpoint=written, **options)
 
 
 def arrays(trace):
@@ -170,8 +174,12 @@ def test_a_run_that_goes_on_from_a_trace_can_be_written_down_too(whole, tmp_path
     np.testing.assert_array_equal(rest.params, run().params)
     again = run(tmp_path, state=half.state, num_steps=20, resume=True)
     assert again.steps.tolist() == rest.steps.tolist() and again.num_steps == STEPS
-    with pytest.raises(ValueError, match="another run: "):
+    with pytest.raises(ValueError, match=r"another run: .*; first is 0 but was 40; start is missing"):
         run(tmp_path, num_steps=20, resume=True)
+    moments = jax.tree.map(lambda x: x + 1 if x.dtype == jnp.float32 else x, half.state.method.local)
+    other = half.state.method._replace(local=moments)
+    with pytest.raises(ValueError, match=r"another run: start is .* but was [0-9a-f]*$"):
+        run(tmp_path, state=half.state._replace(method=other), num_steps=20, resume=True)
 
 
 def test_a_folder_that_is_in_use_is_refused(folder):
@@ -190,13 +198,13 @@ def change(path):
     path.write_bytes(bytes(content))
 
 
-@pytest.mark.parametrize("damage", [cut_short, change])
-@pytest.mark.parametrize("pattern", ["arrays/d/*", "about/metadata"])
-def test_a_broken_checkpoint_is_refused_until_it_is_deleted(whole, folder, pattern, damage):
-    (path,) = (folder / "60").glob(pattern)
-    damage(path)
+@pytest.mark.parametrize("damage", [cut_short, change, Path.unlink])
+@pytest.mark.parametrize("pattern", ["arrays/checkpoint/0", "arrays/_METADATA", "about.json"])
+def test_a_broken_checkpoint_is_refused_until_it_is_deleted(whole, folder, pattern, damage, capfd):
+    damage(folder / "60" / pattern)
     with pytest.raises(ValueError, match="60 is a broken checkpoint, delete it to go on from step 40"):
         run(folder, resume=True)
+    assert not capfd.readouterr().err
     shutil.rmtree(folder / "60")
     assert_same(arrays(run(folder, resume=True)), whole)
 
@@ -302,6 +310,29 @@ def test_signals_are_handled_as_before_when_a_run_is_over(tmp_path):
     assert names(tmp_path) == {"5"}
 
 
+def test_a_signal_at_the_very_end_is_not_lost(tmp_path):
+    def interrupt(step, record):
+        if step == STEPS:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted, match="stopped after step 60 of 60, which is written"):
+        run(tmp_path, callback=interrupt)
+    assert names(tmp_path) == {"40", "60"}
+    with pytest.raises(KeyboardInterrupt), checkpoint.held(rs.Checkpoint(tmp_path, 20)):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_ignored_signals_stay_ignored(whole, tmp_path):
+    """As those of the keyboard are in a job in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        ended = run(tmp_path, callback=lambda step, record: signal.raise_signal(signal.SIGINT))
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert_same(arrays(ended), whole)
+
+
 def test_a_full_disk_is_said_so_in_one_line(folder, monkeypatch):
     longer = {"num_steps": 2 * STEPS}
     usage = shutil.disk_usage(folder)._replace(free=1000)
@@ -313,6 +344,38 @@ def test_a_full_disk_is_said_so_in_one_line(folder, monkeypatch):
     monkeypatch.undo()
     assert names(folder) == {"40", "60"}
     assert_same(arrays(run(folder, resume=True, **longer)), arrays(run(**longer)))
+
+
+@pytest.mark.parametrize("limit", [100, 600])
+def test_what_orbax_cannot_write_is_one_line_too(folder, limit, monkeypatch, capfd):
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(checkpoint, "_check_space", lambda folder, size: None)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"step 80 .* File too large; that of step 60 is there"):
+            run(folder, resume=True, num_steps=2 * STEPS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    gc.collect()
+    assert not capfd.readouterr().err
+    assert names(folder) == {"40", "60"}
+
+
+def test_a_disk_that_fills_up_while_writing_is_said_so(folder, monkeypatch):
+    def full(path, text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match=r"written to .*: No space left on device; that of step 60 is there"):
+        run(folder, resume=True, num_steps=2 * STEPS)
+    assert names(folder) == {"40", "60"}
+
+
+def test_a_folder_that_is_read_only_is_said_so_before_anything_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(OSError, match=f"{tmp_path} cannot be used for checkpoints: it is not writable"):
+        run(tmp_path)
 
 
 def test_a_limit_on_files_is_said_so_in_one_line(tmp_path):
@@ -343,3 +406,30 @@ def test_a_folder_that_cannot_be_one_is_said_so(tmp_path):
 def test_bad_checkpoints(arguments, message):
     with pytest.raises(ValueError, match=message):
         rs.Checkpoint(*arguments)
+
+
+# Tables, which are whole or not there as well
+
+
+def test_a_table_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    table = pd.DataFrame({"step": [1]})
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.csv").mkdir()
+    for place, reason in (
+        (tmp_path / "file" / "t.csv", "(Not a directory|File exists)"),
+        (tmp_path / f"{'long' * 100}.csv", "File name too long"),
+        (tmp_path / "folder.csv", "Is a directory"),
+    ):
+        with pytest.raises(OSError, match=f"^{place} cannot be written: {reason}$"):
+            rs.io.save_table(table, place)
+
+    def full(self, path, index):
+        Path(path).write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    rs.io.save_table(table, tmp_path / "t.csv")
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    with pytest.raises(OSError, match=f"^{tmp_path / 't.csv'} cannot be written: No space left on device$"):
+        rs.io.save_table(table, tmp_path / "t.csv")
+    assert names(tmp_path) == {"file", "folder.csv", "t.csv"}
+    assert (tmp_path / "t.csv").read_text() == "step\n1\n"
