@@ -10,7 +10,7 @@ FLOORS = [
     ["types", "checks"],
     ["topology", "columns", "metrics"],
     ["faults", "sharding"],
-    ["mixing", "local", "models"],
+    ["mixing", "local", "models", "compress"],
     ["algorithms", "tasks"],
     ["memory", "checkpoint", "engine", "programs"],
     ["simulate"],
