@@ -9,7 +9,9 @@ from relaysim.algorithms import (
     choco_sgd,
     d2,
     decentlam,
+    decoupled_momentum,
     destress,
+    diloco,
     dpsgd,
     exact_diffusion,
     extra,
@@ -22,18 +24,29 @@ from relaysim.algorithms import (
     moniqua,
     motef,
     nids,
+    noloco,
     prox_skip,
     push_sum,
     quasi_global_momentum,
     relaysgd,
     relaysgd_grad,
+    teleportation,
 )
 from relaysim.algorithms.base import State, method
 from relaysim.checkpoint import Checkpoint
 from relaysim.compare import Comparison, compare, search
 from relaysim.local import local_steps, local_update, per_worker
 from relaysim.memory import Memory
-from relaysim.mixing import all_reduce, deal, gossip, one_peer_exponential, push, relay_sum
+from relaysim.mixing import (
+    all_reduce,
+    deal,
+    epidemic,
+    gossip,
+    one_peer_exponential,
+    push,
+    random_matching,
+    relay_sum,
+)
 from relaysim.simulate import Divergence, RunState, Trace, estimate_memory, simulate
 from relaysim.sweep import best, sweep
 from relaysim.topology import Topology
@@ -67,8 +80,11 @@ __all__ = [
     "d2",
     "deal",
     "decentlam",
+    "decoupled_momentum",
     "destress",
+    "diloco",
     "dpsgd",
+    "epidemic",
     "estimate_memory",
     "exact_diffusion",
     "extra",
@@ -89,6 +105,7 @@ __all__ = [
     "moniqua",
     "motef",
     "nids",
+    "noloco",
     "one_peer_exponential",
     "per_worker",
     "plot",
@@ -96,6 +113,7 @@ __all__ = [
     "push",
     "push_sum",
     "quasi_global_momentum",
+    "random_matching",
     "relay_sum",
     "relaysgd",
     "relaysgd_grad",
@@ -104,6 +122,7 @@ __all__ = [
     "simulate",
     "sweep",
     "tasks",
+    "teleportation",
     "topology",
     "tuning",
 ]

@@ -217,6 +217,45 @@ def low_rank(rank: int, *, each: Each = "leaf") -> Compressor:
     return Compressor(init, compress, bits)
 
 
+def in_cosines(compressor: Compressor, *, chunk: int = 64) -> Compressor:
+    """What another compressor keeps of the cosine coefficients (DCT-II, orthonormal) of chunks of the model.
+
+    The model is one vector, filled up with zeros to whole chunks.
+
+    >>> x = jnp.ones((1, 8))
+    >>> in_cosines(top_k(1), chunk=8).compress(jax.random.key(0), 0, (), x)[1].round(4).tolist()
+    [[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]]
+
+    Source: Peng, Quesnelle and Kingma, "DeMo: decoupled momentum optimization", 2024, section 3.
+
+    Args:
+      compressor: C, such as `top_k(0.1)`.
+      chunk: the length of a chunk, at least 1.
+
+    Raises:
+      ValueError: where an argument is none of these.
+    """
+    check_compressor(compressor)
+    check_count("chunk", chunk)
+
+    def coefficients(x: Stacked) -> Array:
+        (v,) = _vectors(x, "model")
+        padded = jnp.pad(v, ((0, 0), (0, -v.shape[1] % chunk)))
+        waves = jax.scipy.fft.dct(padded.reshape(len(v), -1, chunk), norm="ortho")
+        return waves.reshape(padded.shape)
+
+    def compress(key: Key, step: Array, s: Any, x: Stacked) -> tuple[Any, Stacked]:
+        s, waves = compressor.compress(key, step, s, coefficients(x))
+        n, size = len(waves), sum(_size(leaf) for leaf in jax.tree.leaves(x))
+        back = jax.scipy.fft.idct(waves.reshape(n, -1, chunk), norm="ortho").reshape(n, -1)
+        return s, _joined([back[:, :size]], x)
+
+    def bits(x: Stacked) -> int:
+        return compressor.bits(jax.eval_shape(coefficients, x))
+
+    return Compressor(lambda x: compressor.init(coefficients(x)), compress, bits)
+
+
 def _of_vectors(
     function: Callable[[Key, Array, Array], Array], bits: Callable[[int, int], int], each: Each
 ) -> Compressor:
