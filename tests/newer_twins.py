@@ -1,4 +1,4 @@
-"""More slow, obvious twins (see `twins`): the methods in their published form, with gradients g and a learning rate."""
+"""More slow, obvious twins (see `twins`): methods as published, with gradients and a learning rate."""
 
 import jax
 import numpy as np
@@ -108,9 +108,10 @@ def exact_diffusion(mix, grad, lr, x, keys, *, first_is_mixed=True):
 
 
 def extra(mix, grad, lr, x, keys):
+    last_x = last_wx = last_g = None
     for t, key in enumerate(keys):
         g, wx = grad(t, x), mix(key, x)
-        new = wx - lr * g if t == 0 else x + wx - (last_x + last_wx) / 2 - lr * (g - last_g)  # noqa: F821
+        new = wx - lr * g if t == 0 else x + wx - (last_x + last_wx) / 2 - lr * (g - last_g)
         last_x, last_wx, last_g, x = x, wx, g, new
         yield x
 
@@ -135,9 +136,9 @@ def momentum_tracking(mix, grad, lr, x, keys, *, beta):
 
 
 def gt_hsgd(mix, grad, lr, x, keys, *, beta):
-    y = last_v = np.zeros_like(x)
+    y, last_v, last_x = np.zeros_like(x), np.zeros_like(x), None
     for t, key in enumerate(keys):
-        v = grad(t, x) if t == 0 else grad(t, x) + (1 - beta) * (last_v - grad(t, last_x))  # noqa: F821
+        v = grad(t, x) if t == 0 else grad(t, x) + (1 - beta) * (last_v - grad(t, last_x))
         y = mix(key, y + v - last_v)
         last_x, last_v, x = x, v, mix(key, x - lr * y)
         yield x
@@ -154,7 +155,7 @@ def destress(w, grad, lr, x, keys, *, inner, k_in, k_out):
         return vectors @ np.diag(chebval(values / alpha, t_k) / chebval(1 / alpha, t_k)) @ vectors.T
 
     p_in, p_out = accelerated(k_in), accelerated(k_out)
-    x = np.stack([x.mean(0)] * len(x))
+    x, s, last_g = np.stack([x.mean(0)] * len(x)), None, None
     for t in range(len(keys)):
         g = grad(t, x)
         s = np.stack([g.mean(0)] * len(x)) if t == 0 else p_out @ (s + g - last_g)
@@ -274,7 +275,7 @@ def btpp(grad, lr, x, keys, *, branching):
 
 
 def ceca(grad, lr, x, keys, *, peers):
-    n, a, c = len(x), x, x
+    n, a, c, k, digit = len(x), x, x, 0, 0
     digits = [int(digit) for digit in bin(n - 1)[2:]]
     for t in range(len(keys)):
         k = 0 if t % len(digits) == 0 else 2 * k + digit

@@ -3,6 +3,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from optax import tree
 
@@ -90,10 +91,10 @@ def moniqua(
         return jax.tree.unflatten(treedef, parts)
 
     def share(models: Stacked) -> float:
+        """Of bits a value, on average over the entries."""
         leaves = jax.tree.leaves(models)
-        entries = [leaf[0].size for leaf in leaves]
-        return (
-            BITS * sum(entries) / sum(8 * v.dtype.itemsize * k for v, k in zip(leaves, entries, strict=True))
-        )
+        entries = [np.prod(leaf.shape[1:]) for leaf in leaves]
+        widths = [8 * leaf.dtype.itemsize for leaf in leaves]
+        return float(BITS * sum(entries) / np.dot(widths, entries))
 
     return method(mixer, init, step, vectors=share)

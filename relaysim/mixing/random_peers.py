@@ -87,7 +87,7 @@ def epidemic(
             to = jnp.where(lost.reshape(n, s), n, to)  # to nobody
 
         def received(v: Array) -> Array:
-            total = v
+            total = jnp.asarray(v)
             for k in range(s):
                 total = total.at[to[:, k]].add(v, mode="drop")
             return total
@@ -119,4 +119,4 @@ def _ring_of_random_order(key: Key, step: Array, shape: tuple[int, int]) -> Arra
     n, s = shape
     order = jax.random.permutation(key, n)
     place = jnp.zeros(n, int).at[order].set(jnp.arange(n))
-    return order[(place[:, None] - 1 - jnp.arange(s)) % n]
+    return order[(place[:, None] - 1 - jnp.arange(s)[None]) % n]
