@@ -5,7 +5,7 @@ import optax
 
 from relaysim import local
 from relaysim.algorithms.dpsgd import dpsgd
-from relaysim.checks import check_number
+from relaysim.checks import check_count, check_number
 from relaysim.types import Algorithm, Grad, Mixer
 
 
@@ -41,6 +41,7 @@ def diloco(
     Raises:
       ValueError: where an argument is none of these.
     """
+    check_count("local_steps", local_steps)
     check_number("outer_rate", outer_rate, 0, ends="()")
     check_number("outer_momentum", outer_momentum, 0, 1, "[)")
     several = local.local_steps(grad, optimizer, local_steps)
