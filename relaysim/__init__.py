@@ -16,7 +16,7 @@ from relaysim.checkpoint import Checkpoint
 from relaysim.compare import Comparison, compare, search
 from relaysim.local import local_steps, local_update, per_worker
 from relaysim.memory import Memory
-from relaysim.mixing import all_reduce, deal, gossip, one_peer_exponential, push, relay_sum
+from relaysim.mixing import all_reduce, deal, gossip, one_peer_exponential, push, relay_sum, time_varying
 from relaysim.simulate import Divergence, RunState, Trace, estimate_memory, simulate
 from relaysim.sweep import best, sweep
 from relaysim.topology import Topology
@@ -69,6 +69,7 @@ __all__ = [
     "simulate",
     "sweep",
     "tasks",
+    "time_varying",
     "topology",
     "tuning",
 ]
