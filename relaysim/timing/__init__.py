@@ -4,6 +4,7 @@ A network says how long a gradient takes, and a message. Seconds are real ones, 
 are float64, whatever jax is set to.
 """
 
+from relaysim.timing.clock import Traffic, dates, seconds, traffic
 from relaysim.timing.distributions import (
     Distribution,
     constant,
@@ -20,8 +21,10 @@ __all__ = [
     "Between",
     "Distribution",
     "Network",
+    "Traffic",
     "constant",
     "datacenter",
+    "dates",
     "home",
     "in_float64",
     "lan",
@@ -29,7 +32,9 @@ __all__ = [
     "of_worker",
     "regions",
     "round_trips",
+    "seconds",
     "shifted_exponential",
     "stragglers",
+    "traffic",
     "wan",
 ]

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from relaysim.checks import check_number, shown
-from relaysim.faults import Drop, loss_of
+from relaysim.faults import Drop, Loss, loss_of
 from relaysim.timing.distributions import Distribution, check_seconds, spread, uniform
 from relaysim.types import Array, Key
 
@@ -44,7 +44,15 @@ class Between(NamedTuple):
     """(n,) int, the place of each worker."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class _Losses:
+    """What loses messages, the same only as itself: compiled programs are kept by it."""
+
+    drop: Drop
+    process: Loss | None
+
+
+@dataclass(frozen=True, eq=False)
 class Network:
     """How long gradients and messages take. What is not given takes no time.
 
@@ -78,6 +86,7 @@ class Network:
     download: Any = np.inf
     drop: Drop = 0.0
     timeout: Any = None
+    losses: _Losses = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.compute, Distribution):
@@ -93,7 +102,8 @@ class Network:
             object.__setattr__(self, name, _check_bandwidth(name, getattr(self, name)))
         if self.timeout is not None:
             object.__setattr__(self, "timeout", check_number("timeout", self.timeout, 0))
-        if loss_of(self.drop, 2**31) is not None and self.timeout is None:
+        object.__setattr__(self, "losses", _Losses(self.drop, loss_of(self.drop, 2**31)))
+        if self.losses.process and self.timeout is None:
             raise ValueError("timeout is None, expected the seconds that a lost message is waited for")
 
     def check_workers(self, num_workers: int) -> None:
@@ -116,8 +126,7 @@ class Network:
     @in_float64
     def compute_times(self, key: Key, steps: Any, num_workers: int) -> Array:
         """The seconds that the gradients of some steps take each worker: steps (T,) -> (T, n) float64."""
-        own, of_step = self.draw_compute(key, num_workers)
-        return jax.vmap(lambda t: own * of_step(t))(jnp.asarray(steps))
+        return _compute_times(self, key, jnp.asarray(steps), num_workers)
 
     def draw_compute(self, key: Key, num_workers: int) -> tuple[Array, Callable[[Array], Array]]:
         """(n,) what is a worker's own, and a function step () -> (n,) of what is a step's, to be multiplied.
@@ -160,19 +169,29 @@ class Network:
         return jax.random.fold_in(key, _LOSS)
 
 
-def _flatten(network: Network) -> tuple[tuple, Any]:
-    return (network.compute, network.latency, network.upload, network.download, network.timeout), network.drop
+_NUMBERS = ("compute", "latency", "upload", "download", "timeout")
 
 
-def _unflatten(drop: Any, fields: tuple) -> Network:
-    network = object.__new__(Network)  # whatever a transformation puts into it
-    for name, value in zip(("compute", "latency", "upload", "download", "timeout"), fields, strict=True):
+def _flatten(network: Network) -> tuple[tuple, _Losses]:
+    return tuple(getattr(network, name) for name in _NUMBERS), network.losses
+
+
+def _unflatten(losses: _Losses, numbers: Any) -> Network:
+    network = object.__new__(Network)  # unchecked, since a transformation may put anything into it
+    for name, value in zip(_NUMBERS, numbers, strict=True):
         object.__setattr__(network, name, value)
-    object.__setattr__(network, "drop", drop)
+    object.__setattr__(network, "drop", losses.drop)
+    object.__setattr__(network, "losses", losses)
     return network
 
 
 jax.tree_util.register_pytree_node(Network, _flatten, _unflatten)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _compute_times(network: Network, key: Key, steps: Array, num_workers: int) -> Array:
+    own, of_step = network.draw_compute(key, num_workers)
+    return jax.vmap(lambda t: own * of_step(t))(steps)
 
 
 def _product(factors: tuple, uniforms: Callable[[int], Array], number: int) -> Array:
