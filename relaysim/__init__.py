@@ -1,6 +1,18 @@
 """relaysim: decentralized learning of many workers, simulated in one jitted program."""
 
-from relaysim import catalogue, faults, io, metrics, models, plot, sharding, tasks, topology, tuning
+from relaysim import (
+    catalogue,
+    faults,
+    io,
+    metrics,
+    models,
+    plot,
+    sharding,
+    tasks,
+    timing,
+    topology,
+    tuning,
+)
 from relaysim.algorithms import (
     allreduce,
     d2,
@@ -70,6 +82,7 @@ __all__ = [
     "sweep",
     "tasks",
     "time_varying",
+    "timing",
     "topology",
     "tuning",
 ]

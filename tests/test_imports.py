@@ -9,7 +9,7 @@ ROOT = Path(relaysim.__file__).parent
 FLOORS = [
     ["types", "checks"],
     ["topology", "columns", "metrics"],
-    ["faults", "sharding"],
+    ["faults", "sharding", "timing"],
     ["mixing", "local", "models"],
     ["algorithms", "tasks"],
     ["memory", "checkpoint", "engine", "programs"],
