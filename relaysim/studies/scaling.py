@@ -41,7 +41,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 from scipy.optimize import brentq, minimize_scalar
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from relaysim import catalogue, engine
 from relaysim.algorithms.base import method

@@ -25,7 +25,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from relaysim.catalogue import METHODS
 from relaysim.mixing import gossip, relay_sum

@@ -31,7 +31,7 @@ from jax.flatten_util import ravel_pytree
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from relaysim.catalogue import METHODS
 from relaysim.mixing import gossip, relay_sum
