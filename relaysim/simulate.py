@@ -19,7 +19,7 @@ from relaysim import checkpoint as checkpoints
 from relaysim import engine
 from relaysim.checkpoint import Checkpoint
 from relaysim.checks import check_gaps, check_key
-from relaysim.columns import settled
+from relaysim.columns import scan, settled
 from relaysim.engine import RunState, Taken
 from relaysim.memory import Memory, check_room, nbytes
 from relaysim.programs import Program, is_traced, program
@@ -288,7 +288,7 @@ def _advance(
         return see(*engine.advance(algorithm, key, run, steps), steps)
 
     if until is None:
-        run, records = jax.lax.scan(record, run, gaps, length=num_records)
+        run, records = scan(record, run, gaps, num_records, in_pairs=every % 2 == 1)
         return run, records, jnp.asarray(num_records), jnp.asarray(False)
 
     def gap(step: Array, memory: tuple[Record, Array, Array]) -> int | Array:
