@@ -1,6 +1,20 @@
 """relaysim: decentralized learning of many workers, simulated in one jitted program."""
 
-from relaysim import catalogue, compress, faults, io, metrics, models, plot, sharding, tasks, topology, tuning
+from typing import TYPE_CHECKING
+
+from relaysim import (
+    catalogue,
+    compress,
+    faults,
+    io,
+    metrics,
+    models,
+    sharding,
+    tasks,
+    timing,
+    topology,
+    tuning,
+)
 from relaysim.algorithms import (
     allreduce,
     beer,
@@ -46,11 +60,15 @@ from relaysim.mixing import (
     push,
     random_matching,
     relay_sum,
+    time_varying,
 )
 from relaysim.simulate import Divergence, RunState, Trace, estimate_memory, simulate
 from relaysim.sweep import best, sweep
 from relaysim.topology import Topology
 from relaysim.types import Algorithm, Info, Messages, Mixer
+
+if TYPE_CHECKING:
+    from relaysim import plot
 
 __version__ = "0.1.0"
 
@@ -123,6 +141,21 @@ __all__ = [
     "sweep",
     "tasks",
     "teleportation",
+    "time_varying",
+    "timing",
     "topology",
     "tuning",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Pictures come at their first use, since what draws them is slow to import."""
+    if name == "plot":
+        from importlib import import_module
+
+        return import_module("relaysim.plot")
+    raise AttributeError(f"module 'relaysim' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

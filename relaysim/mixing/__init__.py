@@ -11,6 +11,7 @@ from relaysim.mixing.peers import one_peer_exponential
 from relaysim.mixing.random_peers import epidemic, random_matching
 from relaysim.mixing.reduce import all_reduce
 from relaysim.mixing.relay import relay_sum
+from relaysim.mixing.time_varying import time_varying
 
 __all__ = [
     "all_reduce",
@@ -21,4 +22,5 @@ __all__ = [
     "push",
     "random_matching",
     "relay_sum",
+    "time_varying",
 ]
