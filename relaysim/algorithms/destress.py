@@ -62,7 +62,7 @@ def destress(
       outer_mixings: K of P_out, at least 1.
       full_grad: the gradients of the rounds, from all data, asked for step t; `grad` by default. The loss
         that is recorded is theirs.
-      contraction: α, in (0, 1); found from W by default, up to 4096 workers.
+      contraction: α, in (0, 1); found from W by default, up to 4096 workers, where W stays the same.
 
     Raises:
       ValueError: where an argument is none of these.
@@ -132,5 +132,8 @@ def contraction_of(mixer: Mixer) -> float:
         )
     with jax.ensure_compile_time_eval():
         eye = jnp.eye(n)
-        _, w = mixer.mix(jax.random.key(0), jnp.zeros((), jnp.int32), mixer.init(eye), eye)
-    return float(np.linalg.norm(np.asarray(w, np.float64) - 1 / n, 2))
+        keys = jax.random.split(jax.random.key(0))
+        w, again = (np.asarray(mixer.mix(k, t, mixer.init(eye), eye)[1]) for t, k in enumerate(keys))
+    if not np.array_equal(w, again):
+        raise ValueError("contraction is None for a mixer that loses messages or changes, expected a number")
+    return float(np.linalg.norm(w.astype(np.float64) - 1 / n, 2))

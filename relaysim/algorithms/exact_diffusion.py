@@ -20,7 +20,8 @@ def exact_diffusion(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransform
 
     Args:
       grad: (key, step, params) -> (losses (n,), gradients), such as `task.grad`.
-      mixer: W, such as `gossip(topology)`, not lazy.
+      mixer: W, such as `gossip(topology)`, not lazy. What it loses leaves a bias for good: corrections
+        no longer sum to zero.
       optimizer: makes u from g, for each worker apart.
     """
     return d2(grad, lazy(mixer), optimizer)

@@ -27,7 +27,8 @@ def extra(
 
     Args:
       grad: (key, step, params) -> (losses (n,), gradients), such as `task.grad`.
-      mixer: W, such as `gossip(topology)`.
+      mixer: W, such as `gossip(topology)`. What it loses leaves a bias for good: corrections no longer
+        sum to zero.
       optimizer: makes u from g, for each worker apart.
       share: a. The paper wants (I + W) / 2 ≥ W~ ≥ W, as with its 1/2; above 1 it may diverge.
 

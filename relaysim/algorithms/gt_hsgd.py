@@ -43,7 +43,8 @@ def gt_hsgd(
     Args:
       grad: (key, step, params) -> (losses (n,), gradients), such as `task.grad`. It is asked for two models
         at the same step, and has to draw the same sample for both.
-      mixer: W, such as `gossip(topology)`.
+      mixer: W, such as `gossip(topology)`. What it loses leaves a bias for good: corrections no longer
+        sum to zero.
       optimizer: makes u from v, for each worker apart.
       beta: β, in [0, 1]: how much a new sample counts by itself. (The paper starts with a larger batch.)
 

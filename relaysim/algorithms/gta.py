@@ -51,7 +51,8 @@ def gta(
     Args:
       grad: (key, step, params) -> (losses (n,), gradients). In step t it is asked for the steps
         t local_steps, …, t local_steps + local_steps − 1. The loss that is recorded is the mean over these.
-      mixer: W, such as `gossip(topology)`. Models and trackers are sent one after the other.
+      mixer: W, such as `gossip(topology)`. Models and trackers are sent one after the other. Messages that it
+        loses leave a bias for good: trackers no longer sum to what the workers' u sum to.
       optimizer: makes u from g, for each worker apart.
       variant: 1, 2 or 3.
       mixings: messages of each kind in a step, at least 1.

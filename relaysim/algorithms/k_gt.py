@@ -33,7 +33,8 @@ def k_gt(
     Args:
       grad: (key, step, params) -> (losses (n,), gradients). In step t it is asked for the steps t K, …,
         t K + K − 1. The loss that is recorded is the mean over these.
-      mixer: W, such as `gossip(topology)`.
+      mixer: W, such as `gossip(topology)`. What it loses leaves a bias for good: corrections no longer
+        sum to zero.
       optimizer: makes u from g, for each worker apart.
       local_steps: K, at least 1.
       server_rate: η, above 0.

@@ -31,7 +31,8 @@ def led(
     Args:
       grad: (key, step, params) -> (losses (n,), gradients). In step t it is asked for the steps t K, …,
         t K + K − 1. The loss that is recorded is the mean over these.
-      mixer: W, such as `gossip(topology)`.
+      mixer: W, such as `gossip(topology)`. What it loses leaves a bias for good: corrections no longer
+        sum to zero.
       optimizer: makes u from g, for each worker apart.
       local_steps: K, at least 1.
       beta: β, above 0; 1 / K by default.

@@ -44,7 +44,8 @@ def momentum_tracking(
 
     Args:
       grad: (key, step, params) -> (losses (n,), gradients), such as `task.grad`.
-      mixer: W, such as `gossip(topology)`.
+      mixer: W, such as `gossip(topology)`. What it loses leaves a bias for good: corrections no longer
+        sum to zero.
       optimizer: makes u from g (without a momentum of its own), for each worker apart.
       beta: β, in [0, 1); with 0 this is gradient tracking.
       exact_start: whether m and c start so; else at 0, and the first step goes along each worker's own u.

@@ -25,7 +25,8 @@ def nids(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransformation) -> A
 
     Args:
       grad: (key, step, params) -> (losses (n,), gradients), such as `task.grad`.
-      mixer: W, such as `gossip(topology)`, not lazy.
+      mixer: W, such as `gossip(topology)`, not lazy. What it loses leaves a bias for good: corrections
+        no longer sum to zero.
       optimizer: makes u from g, for each worker apart.
     """
     local, mixer = local_update(grad, optimizer), lazy(mixer)

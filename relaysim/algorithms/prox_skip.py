@@ -39,7 +39,8 @@ def prox_skip(
 
     Args:
       grad: (key, step, params) -> (losses (n,), gradients), such as `task.grad`.
-      mixer: W, such as `gossip(topology)`.
+      mixer: W, such as `gossip(topology)`. What it loses leaves a bias for good: corrections no longer
+        sum to zero.
       optimizer: makes u from g, for each worker apart.
       probability: p, in (0, 1].
       relaxation: s, in (0, 1].

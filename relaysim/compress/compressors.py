@@ -61,6 +61,8 @@ def top_k(k: int | float, *, each: Each = "model") -> Compressor:
 
     def keep(key: Key, step: Array, x: Array) -> Array:
         n, d = x.shape
+        if count(d) == d:
+            return x
         _, largest = jax.lax.top_k(jnp.abs(x), count(d))
         kept = jnp.zeros((n, d), bool).at[jnp.arange(n)[:, None], largest].set(True)
         return jnp.where(kept, x, 0)
