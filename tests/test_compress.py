@@ -216,7 +216,21 @@ def test_a_compressed_relay_delivers_every_update_once(x64):
         (lambda grad, mix, sgd, c: rs.dpsgd(grad, rs.epidemic(N, peers=3), sgd), 3 * 32 * D / 185 / 2),
         (lambda grad, mix, sgd, c: rs.teleportation(grad, three, sgd, num_workers=N), 1.5 * 32 * D / 185 / 2),
     ],
-    ids="choco beer feedback relay dealt gta prox_skip moniqua btpp ceca matching epidemic teleportation".split(),
+    ids=[
+        "choco",
+        "beer",
+        "feedback",
+        "relay",
+        "dealt",
+        "gta",
+        "prox_skip",
+        "moniqua",
+        "btpp",
+        "ceca",
+        "matching",
+        "epidemic",
+        "teleportation",
+    ],
 )
 def test_bytes_that_are_sent(build, messages):
     """In messages of 5 values and coordinates to both neighbours."""
