@@ -1,6 +1,6 @@
 """relaysim: decentralized learning of many workers, simulated in one jitted program."""
 
-from relaysim import catalogue, faults, io, metrics, models, plot, sharding, tasks, topology, tuning
+from relaysim import catalogue, faults, io, metrics, models, plot, sharding, tasks, theory, topology, tuning
 from relaysim.algorithms import (
     allreduce,
     d2,
@@ -69,6 +69,7 @@ __all__ = [
     "simulate",
     "sweep",
     "tasks",
+    "theory",
     "time_varying",
     "topology",
     "tuning",

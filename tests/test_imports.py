@@ -11,7 +11,7 @@ FLOORS = [
     ["topology", "columns", "metrics"],
     ["faults", "sharding"],
     ["mixing", "local", "models"],
-    ["algorithms", "tasks"],
+    ["algorithms", "tasks", "theory"],
     ["memory", "checkpoint", "engine", "programs"],
     ["simulate"],
     ["io", "plot", "threads"],
