@@ -1,6 +1,8 @@
 """relaysim: decentralized learning of many workers, simulated in one jitted program."""
 
-from relaysim import catalogue, faults, io, metrics, models, plot, sharding, tasks, theory, topology, tuning
+from typing import TYPE_CHECKING
+
+from relaysim import catalogue, faults, io, metrics, models, sharding, tasks, theory, timing, topology, tuning
 from relaysim.algorithms import (
     allreduce,
     d2,
@@ -21,6 +23,9 @@ from relaysim.simulate import Divergence, RunState, Trace, estimate_memory, simu
 from relaysim.sweep import best, sweep
 from relaysim.topology import Topology
 from relaysim.types import Algorithm, Info, Messages, Mixer
+
+if TYPE_CHECKING:
+    from relaysim import plot
 
 __version__ = "0.1.0"
 
@@ -71,6 +76,20 @@ __all__ = [
     "tasks",
     "theory",
     "time_varying",
+    "timing",
     "topology",
     "tuning",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Pictures come at their first use, since what draws them is slow to import."""
+    if name == "plot":
+        from importlib import import_module
+
+        return import_module("relaysim.plot")
+    raise AttributeError(f"module 'relaysim' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.tree_util import GetAttrKey
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from relaysim import checkpoint as checkpoints
 from relaysim import engine
 from relaysim.checkpoint import Checkpoint
-from relaysim.checks import check_count, check_key
-from relaysim.columns import settled
+from relaysim.checks import check_gaps, check_key
+from relaysim.columns import scan, settled
 from relaysim.engine import RunState, Taken
 from relaysim.memory import Memory, check_room, nbytes
 from relaysim.programs import Program, is_traced, program
@@ -121,7 +121,7 @@ def simulate(
         should, or the checkpoints in the folder are not this run's.
       MemoryError: where the method's state and the records cannot fit (see `estimate_memory`).
     """
-    gaps = _gaps(num_steps, every)
+    gaps = check_gaps(num_steps, every)
     check_key("key", key)
     _check(algorithm, params, state)
     _check_options(until, callback, progress, checkpoint, every)
@@ -233,7 +233,7 @@ def estimate_memory(
     Raises:
       ValueError: as `simulate`.
     """
-    num_records = len(_gaps(num_steps, every))
+    num_records = len(check_gaps(num_steps, every))
     _check(algorithm, params)
     key = jax.random.key(0)
     params = jax.tree.map(lambda leaf: _shape(leaf, getattr(leaf, "sharding", None)), params)
@@ -288,7 +288,7 @@ def _advance(
         return see(*engine.advance(algorithm, key, run, steps), steps)
 
     if until is None:
-        run, records = jax.lax.scan(record, run, gaps, length=num_records)
+        run, records = scan(record, run, gaps, num_records, in_pairs=every % 2 == 1)
         return run, records, jnp.asarray(num_records), jnp.asarray(False)
 
     def gap(step: Array, memory: tuple[Record, Array, Array]) -> int | Array:
@@ -374,22 +374,6 @@ def _measured(measure: Measure | None) -> Measure:
     return lambda params, state: measure(settled(params))
 
 
-def _gaps(num_steps: int, every: int | Sequence[int] | np.ndarray) -> np.ndarray:
-    """(R,) the steps before each record."""
-    num_steps = check_count("num_steps", num_steps)
-    if np.ndim(every) == 0:
-        every = check_count("every", every)
-        if num_steps % every:
-            raise ValueError(f"num_steps is {num_steps}, expected a multiple of every = {every}")
-        return np.full(num_steps // every, every)
-    gaps = np.diff(np.asarray(every), prepend=0)
-    if gaps.ndim != 1 or gaps.dtype.kind not in "iu" or not (gaps > 0).all() or gaps.sum() != num_steps:
-        raise ValueError(
-            f"every is {every!r}, expected ascending steps of which the last is num_steps = {num_steps}"
-        )
-    return gaps
-
-
 def _gaps_of(every: Any, gaps: np.ndarray) -> Array | None:
     return None if np.ndim(every) == 0 else jnp.asarray(gaps, jnp.int32)
 
@@ -445,11 +429,12 @@ def _check_state(algorithm: Algorithm, state: RunState) -> None:
     """Whether a state is one of this method."""
     if not isinstance(state, RunState):
         raise ValueError(f"state is a {type(state).__name__}, expected the state of a trace, trace.state")
-    kinds = functools.partial(jax.tree.map, lambda leaf: (leaf.shape, leaf.dtype))
+    import chex  # slow to import
+
     try:
         models = algorithm.params(state.method)
-        like = kinds(jax.eval_shape(algorithm.init, jax.random.key(0), models)) == kinds(state.method)
-    except (AttributeError, TypeError, ValueError):
-        like = False
-    if not like:
-        raise ValueError("state is that of another method, or of other models, expected one of this method")
+        like = jax.eval_shape(algorithm.init, jax.random.key(0), models)
+        chex.assert_trees_all_equal_shapes_and_dtypes(like, state.method)
+    except (AssertionError, AttributeError, TypeError, ValueError):
+        expected = "expected one of this method"
+        raise ValueError(f"state is that of another method, or of other models, {expected}") from None

@@ -9,10 +9,10 @@ ROOT = Path(relaysim.__file__).parent
 FLOORS = [
     ["types", "checks"],
     ["topology", "columns", "metrics"],
-    ["faults", "sharding"],
+    ["faults", "sharding", "timing"],
     ["mixing", "local", "models"],
     ["algorithms", "tasks", "theory"],
-    ["memory", "checkpoint", "engine", "programs"],
+    ["memory", "checkpoint", "engine", "platforms", "programs"],
     ["simulate"],
     ["io", "plot", "threads"],
     ["sweep", "tuning", "kept"],

@@ -28,6 +28,7 @@ method = rs.dpsgd(never, rs.gossip(ring), sgd)
 gossip = partial(rs.quasi_global_momentum, never, rs.gossip(ring), sgd)
 quadratics = partial(rs.tasks.random_quadratics, num_workers=N, dim=3)
 simulate = partial(rs.simulate, key, method, np.ones((N, 3), np.float32), num_steps=2)
+simulate_with = partial(rs.simulate, key, params=np.ones((N, 3), np.float32), num_steps=2)
 tuned = partial(
     rs.tuning.fastest,
     lambda task, rate: rs.dpsgd(task.grad, rs.gossip(ring), optax.sgd(rate)),
@@ -111,6 +112,17 @@ TABLE = [
     ("mixer", partial(rs.dpsgd, never, optimizer=sgd), {}, [ring, None, "gossip", N]),
     ("grad", partial(rs.dpsgd, mixer=rs.gossip(ring), optimizer=sgd), {}, [None, 3, "grad"]),
     ("steps", partial(rs.local_steps, never, sgd), {}, NO_COUNTS),
+    (
+        "grad",
+        lambda grad: simulate_with(algorithm=rs.dpsgd(grad, rs.gossip(ring), sgd)),
+        {},
+        [
+            lambda key, step, x: x,
+            lambda key, step, x: (x, x),
+            lambda key, step, x: (x[:, 0], x[:, :2]),
+            lambda key, step, x: x.sum(),
+        ],
+    ),
     ("key", quadratics, {}, NO_KEYS),
     ("zeta2", quadratics, {"key": key}, [*NO_NUMBERS, -1.0, np.inf]),
     ("mu", quadratics, {"key": key}, [*NO_NUMBERS[:6], 0.0, 1.5]),
