@@ -128,7 +128,7 @@ lazy = functools.partial(rs.gossip, lazy=True)
 CASES = [
     *on(rs.relay_sum, rs.relaysgd, TREES, 0.5),
     *on(rs.gossip, rs.dpsgd, GRAPHS, 0.5),
-    *on(lazy, rs.d2, GRAPHS, 0.5),
+    *on(lazy, rs.d2, GRAPHS, 0.2),
     *on(rs.gossip, rs.gradient_tracking, GRAPHS, 0.1),
 ]
 FAST = {"relaysgd chain", "d2 ring"}
