@@ -15,6 +15,7 @@ from relaysim import (
     topology,
     tuning,
 )
+from relaysim import catalogue, faults, io, metrics, models, sharding, tasks, theory, timing, topology, tuning
 from relaysim.algorithms import (
     allreduce,
     beer,
@@ -141,6 +142,7 @@ __all__ = [
     "sweep",
     "tasks",
     "teleportation",
+    "theory",
     "time_varying",
     "timing",
     "topology",

@@ -11,7 +11,7 @@ FLOORS = [
     ["topology", "columns", "metrics"],
     ["faults", "sharding", "timing"],
     ["mixing", "local", "models", "compress"],
-    ["algorithms", "tasks"],
+    ["algorithms", "tasks", "theory"],
     ["memory", "checkpoint", "engine", "platforms", "programs"],
     ["simulate"],
     ["io", "plot", "threads"],
