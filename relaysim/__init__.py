@@ -1,18 +1,8 @@
 """relaysim: decentralized learning of many workers, simulated in one jitted program."""
 
-from relaysim import (
-    catalogue,
-    faults,
-    io,
-    metrics,
-    models,
-    plot,
-    sharding,
-    tasks,
-    timing,
-    topology,
-    tuning,
-)
+from typing import TYPE_CHECKING
+
+from relaysim import catalogue, faults, io, metrics, models, sharding, tasks, timing, topology, tuning
 from relaysim.algorithms import (
     allreduce,
     d2,
@@ -28,11 +18,14 @@ from relaysim.checkpoint import Checkpoint
 from relaysim.compare import Comparison, compare, search
 from relaysim.local import local_steps, local_update, per_worker
 from relaysim.memory import Memory
-from relaysim.mixing import all_reduce, deal, gossip, one_peer_exponential, push, relay_sum
+from relaysim.mixing import all_reduce, deal, gossip, one_peer_exponential, push, relay_sum, time_varying
 from relaysim.simulate import Divergence, RunState, Trace, estimate_memory, simulate
 from relaysim.sweep import best, sweep
 from relaysim.topology import Topology
 from relaysim.types import Algorithm, Info, Messages, Mixer
+
+if TYPE_CHECKING:
+    from relaysim import plot
 
 __version__ = "0.1.0"
 
@@ -81,7 +74,21 @@ __all__ = [
     "simulate",
     "sweep",
     "tasks",
+    "time_varying",
     "timing",
     "topology",
     "tuning",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Pictures come at their first use, since what draws them is slow to import."""
+    if name == "plot":
+        from importlib import import_module
+
+        return import_module("relaysim.plot")
+    raise AttributeError(f"module 'relaysim' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -2,6 +2,7 @@
 
 import math
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,6 +76,31 @@ def check_gaps(num_steps: Any, every: Any) -> np.ndarray:
             f"every is {every!r}, expected ascending steps of which the last is num_steps = {num_steps}"
         )
     return gaps
+
+
+def check_alike(name: str, value: Any, like: Any) -> Any:
+    """The pytree: one with the leaves of `like` and their shapes.
+
+    >>> check_alike("gradients", {"w": jnp.zeros((4, 3))}, {"w": jnp.ones((4, 2))})
+    Traceback (most recent call last):
+    ValueError: gradients is {'w': 'float32[4,3]'}, expected {'w': 'float32[4,2]'}
+    """
+    import chex  # slow to import
+
+    try:
+        chex.assert_trees_all_equal_shapes(value, like)
+    except (AssertionError, AttributeError, TypeError, ValueError):  # chex tells at length
+        raise ValueError(f"{name} is {_kinds(value)}, expected {_kinds(like)}") from None
+    return value
+
+
+def _kinds(pytree: Any) -> str:
+    """A pytree in a message: the types and shapes of its leaves."""
+
+    def kind(leaf: Any) -> str:
+        return jax.typeof(leaf).str_short() if hasattr(leaf, "shape") else type(leaf).__name__
+
+    return textwrap.shorten(str(jax.tree.map(kind, pytree)), 150)
 
 
 def _is_integer(value: Any, least: int, most: float = math.inf) -> bool:

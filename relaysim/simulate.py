@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.tree_util import GetAttrKey
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from relaysim import checkpoint as checkpoints
 from relaysim import engine
 from relaysim.checkpoint import Checkpoint
 from relaysim.checks import check_gaps, check_key
-from relaysim.columns import settled
+from relaysim.columns import scan, settled
 from relaysim.engine import RunState, Taken
 from relaysim.memory import Memory, check_room, nbytes
 from relaysim.programs import Program, is_traced, program
@@ -324,7 +324,7 @@ def _advance(
         return see(*engine.advance(algorithm, key, run, steps), steps)
 
     if until is None:
-        run, records = jax.lax.scan(record, run, gaps, length=num_records)
+        run, records = scan(record, run, gaps, num_records, in_pairs=every % 2 == 1)
         return run, records, jnp.asarray(num_records), jnp.asarray(False)
 
     def gap(step: Array, memory: tuple[Record, Array, Array]) -> int | Array:
@@ -464,11 +464,12 @@ def _check_state(algorithm: Algorithm, state: RunState) -> None:
     """Whether a state is one of this method."""
     if not isinstance(state, RunState):
         raise ValueError(f"state is a {type(state).__name__}, expected the state of a trace, trace.state")
-    kinds = functools.partial(jax.tree.map, lambda leaf: (leaf.shape, leaf.dtype))
+    import chex  # slow to import
+
     try:
         models = algorithm.params(state.method)
-        like = kinds(jax.eval_shape(algorithm.init, jax.random.key(0), models)) == kinds(state.method)
-    except (AttributeError, TypeError, ValueError):
-        like = False
-    if not like:
-        raise ValueError("state is that of another method, or of other models, expected one of this method")
+        like = jax.eval_shape(algorithm.init, jax.random.key(0), models)
+        chex.assert_trees_all_equal_shapes_and_dtypes(like, state.method)
+    except (AssertionError, AttributeError, TypeError, ValueError):
+        expected = "expected one of this method"
+        raise ValueError(f"state is that of another method, or of other models, {expected}") from None
