@@ -24,6 +24,7 @@ from relaysim.engine import RunState, Taken
 from relaysim.memory import Memory, check_room, nbytes
 from relaysim.programs import Program, is_traced, program
 from relaysim.sharding import fetch, lies_over, spread
+from relaysim.timing import Network, Traffic, check_network, dates, traffic
 from relaysim.types import Algorithm, Array, Key, Stacked, sent
 
 Record = dict[str, Any]
@@ -50,7 +51,7 @@ class Trace(NamedTuple):
     """Arrays (R, ...): what `measure` returned; "loss" (R, n), each worker's mean loss over the steps
     since the last record; what else the method tells (`Info.metrics`); "vectors_sent", "messages_sent" and
     "bytes_sent" (R,), sent so far by a worker on average, and "busiest_vectors_sent" and "busiest_bytes_sent"
-    (R,) by the worker that sends most."""
+    (R,) by the worker that sends most; with a network "seconds" and "waited" (R, n), see `dated`."""
     params: Stacked
     """The models at the end, leaves (n, ...)."""
     state: Any
@@ -60,6 +61,34 @@ class Trace(NamedTuple):
     num_steps: Any
     """() the steps taken, which are fewer than asked for where `until` said so. Under vmap such a run has its
     records up to there, and NaN (or 0, where they are no floating-point numbers) from there on."""
+    traffic: Traffic | None = None
+    """What the method sends, no array."""
+
+    def dated(self, network: Network, key: Key) -> "Trace":
+        """The same run on a network: how long things take does not depend on the models.
+
+        >>> import optax, relaysim as rs
+        >>> task = rs.tasks.random_quadratics(jax.random.key(0), 8, 5)
+        >>> method = rs.relaysgd(task.grad, rs.relay_sum(rs.topology.chain(8)), optax.sgd(0.3))
+        >>> trace = rs.simulate(jax.random.key(1), method, task.init(jax.random.key(2)), num_steps=10)
+        >>> trace.dated(rs.timing.home(compute=0.1), jax.random.key(1)).metrics["seconds"].shape
+        (10, 8)
+
+        Args:
+          network: see `rs.timing`.
+          key: of what is random in the network; with that of the run it is as with `simulate(network=)`.
+
+        Returns:
+          A trace with the metrics "seconds" (R, n), when each worker was done with the step of each record,
+          and "waited" (R, n), the share of this time in which it did not compute, in double precision.
+
+        Raises:
+          ValueError: where the network is for another number of workers.
+        """
+        if self.traffic is None:
+            raise ValueError("traffic is None: this trace does not know what its method sends")
+        seconds, waited = dates(key, network, self.traffic, self.steps)
+        return self._replace(metrics=self.metrics | {"seconds": seconds, "waited": waited})
 
 
 def simulate(
@@ -75,6 +104,7 @@ def simulate(
     callback: Callable[[int, Record], Any] | None = None,
     progress: bool | str = False,
     checkpoint: Checkpoint | None = None,
+    network: Network | None = None,
 ) -> Trace:
     """Run a method from the given models.
 
@@ -110,6 +140,8 @@ def simulate(
         started again with the same arguments and `resume=True` ends as if nothing had happened, bit for bit.
         What it is checked against is the key, the numbers of steps, the first models and the shapes of all
         arrays; that method, data and hyperparameters are the same is up to the caller.
+      network: how long gradients and messages take: records "seconds" and "waited" as well, see
+        `Trace.dated`. The steps are the same on any network.
 
     Returns:
       A trace of R = T / every records. Where the run diverges a warning names the step and the worker, and so
@@ -125,6 +157,8 @@ def simulate(
     check_key("key", key)
     _check(algorithm, params, state)
     _check_options(until, callback, progress, checkpoint, every)
+    if network is not None:
+        check_network(network, algorithm.num_workers)
     measure = _measured(measure)
     start_key, run_key = jax.random.split(key)
     if state is None:
@@ -145,7 +179,7 @@ def simulate(
     if not traced:
         check_room(whole.outputs[:2], given)
     carry = start(start_key, given) if state is None else given
-    first = carry.step if is_traced(carry) else int(carry.step)
+    first = carry.step if is_traced(carry.step) else int(carry.step)
     made, stopped, records = 0, False, []
     with checkpoints.held(checkpoint) as asked_to_stop:
         if checkpoint:
@@ -199,7 +233,9 @@ def simulate(
             )
     steps = first + np.cumsum(gaps[:made])
     models = algorithm.params(carry.method)
-    return Trace(steps, metrics | _costs(algorithm, models, steps), models, carry, divergence, taken)
+    sends = traffic(algorithm, models)
+    trace = Trace(steps, metrics | _costs(sends, steps), models, carry, divergence, taken, sends)
+    return trace if network is None else trace.dated(network, key)
 
 
 def estimate_memory(
@@ -344,15 +380,14 @@ def _first(broken: Array) -> Divergence:
     return Divergence(step, jnp.where(step < 0, -1, worker))
 
 
-def _costs(algorithm: Algorithm, params: Stacked, steps: np.ndarray) -> dict[str, np.ndarray]:
-    model_bytes = sum(leaf[0].size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
-    vectors, messages = sent(algorithm.messages(params), algorithm.num_workers)
+def _costs(sends: Traffic, steps: np.ndarray) -> dict[str, np.ndarray]:
+    vectors, messages = sent(sends.calls, sends.num_workers)
     return {
         "vectors_sent": steps * vectors.mean(),
         "busiest_vectors_sent": steps * vectors.max(),
         "messages_sent": steps * messages.mean(),
-        "bytes_sent": steps * vectors.mean() * model_bytes,
-        "busiest_bytes_sent": steps * vectors.max() * model_bytes,
+        "bytes_sent": steps * vectors.mean() * sends.model_bytes,
+        "busiest_bytes_sent": steps * vectors.max() * sends.model_bytes,
     }
 
 
