@@ -16,7 +16,7 @@ from relaysim.checkpoint import Checkpoint
 from relaysim.compare import Comparison, compare, search
 from relaysim.local import local_steps, local_update, per_worker
 from relaysim.memory import Memory
-from relaysim.mixing import all_reduce, deal, gossip, one_peer_exponential, push, relay_sum
+from relaysim.mixing import all_reduce, deal, gossip, keep_local, one_peer_exponential, push, relay_sum
 from relaysim.simulate import Divergence, RunState, Trace, estimate_memory, simulate
 from relaysim.sweep import best, sweep
 from relaysim.topology import Topology
@@ -50,6 +50,7 @@ __all__ = [
     "gossip",
     "gradient_tracking",
     "io",
+    "keep_local",
     "local_steps",
     "local_update",
     "method",

@@ -20,7 +20,7 @@ from relaysim.compare import Comparison, compare
 from relaysim.compare import search as compare_search
 from relaysim.mixing import all_reduce, gossip, one_peer_exponential, relay_sum
 from relaysim.models import MLP
-from relaysim.tasks import Classification, Dataset, classification, datasets
+from relaysim.tasks import Dataset, Supervised, classification, datasets
 from relaysim.tasks.partition import dirichlet, label_counts
 from relaysim.topology import chain, double_binary_trees, ring
 from relaysim.types import Algorithm, Array
@@ -35,7 +35,7 @@ SEARCH_SEEDS = range(1000, 1003)
 class Entry(NamedTuple):
     """A method in the comparison."""
 
-    build: Callable[[Classification, float | Array], Algorithm]
+    build: Callable[[Supervised, float | Array], Algorithm]
     learning_rate: float
     """The best of RATES by `search`."""
 
@@ -44,11 +44,11 @@ def _momentum(learning_rate: float | Array) -> optax.GradientTransformation:
     return optax.sgd(learning_rate, momentum=0.9, nesterov=True)
 
 
-def _relays(trees: Any) -> Callable[[Classification, float | Array], Algorithm]:
+def _relays(trees: Any) -> Callable[[Supervised, float | Array], Algorithm]:
     return lambda task, lr: relaysgd(task.grad, relay_sum(trees), _momentum(lr))
 
 
-def _quasi_global(task: Classification, lr: float | Array) -> Algorithm:
+def _quasi_global(task: Supervised, lr: float | Array) -> Algorithm:
     return quasi_global_momentum(task.grad, gossip(ring(WORKERS)), optax.sgd(lr), variant="nesterov")
 
 

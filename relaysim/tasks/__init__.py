@@ -1,18 +1,26 @@
 """What is being learned: problems with `grad`, `init` and `measure`, which know nothing of networks."""
 
-from relaysim.tasks import augment, datasets, partition
-from relaysim.tasks.classification import Classification, classification
+from relaysim.tasks import augment, datasets, losses, partition
+from relaysim.tasks.classification import classification
 from relaysim.tasks.datasets import Dataset
+from relaysim.tasks.model import Model, from_linen, from_nnx, with_statistics
 from relaysim.tasks.quadratics import Quadratics, quadratics, random_quadratics
+from relaysim.tasks.supervised import Supervised, supervised
 
 __all__ = [
-    "Classification",
     "Dataset",
+    "Model",
     "Quadratics",
+    "Supervised",
     "augment",
     "classification",
     "datasets",
+    "from_linen",
+    "from_nnx",
+    "losses",
     "partition",
     "quadratics",
     "random_quadratics",
+    "supervised",
+    "with_statistics",
 ]

@@ -21,16 +21,17 @@ _SYSTEM = Path("/usr/share/datasets")
 class Dataset(NamedTuple):
     """A labelled data set, on the host."""
 
-    train_x: np.ndarray
-    """(N, ...)"""
-    train_y: np.ndarray
-    """(N,) int, in 0, ..., num_classes - 1"""
-    test_x: np.ndarray
+    train_x: Any
+    """(N, ...). For `supervised` it may be a sparse matrix of scipy, or a pytree of arrays."""
+    train_y: Any
+    """(N,) int, in 0, ..., num_classes - 1; for `supervised` any (N, ...), or a pytree of arrays"""
+    test_x: Any = None
     """(M, ...)"""
-    test_y: np.ndarray
-    """(M,) int"""
-    num_classes: int
-    name: str
+    test_y: Any = None
+    """(M,) int, or as `train_y`"""
+    num_classes: int = 0
+    """0 where labels are no classes."""
+    name: str = "data"
     mean: np.ndarray | float = 0.0
     """() or (C,), for the last axis of the inputs. Networks are given (x - mean) / std."""
     std: np.ndarray | float = 1.0
