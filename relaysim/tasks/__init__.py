@@ -2,6 +2,7 @@
 
 from relaysim.tasks import augment, datasets, losses, partition
 from relaysim.tasks.classification import classification
+from relaysim.tasks.convex import least_squares, logistic_regression, with_optimum
 from relaysim.tasks.datasets import Dataset
 from relaysim.tasks.model import Model, from_linen, from_nnx, with_statistics
 from relaysim.tasks.quadratics import Quadratics, quadratics, random_quadratics
@@ -17,10 +18,13 @@ __all__ = [
     "datasets",
     "from_linen",
     "from_nnx",
+    "least_squares",
+    "logistic_regression",
     "losses",
     "partition",
     "quadratics",
     "random_quadratics",
     "supervised",
+    "with_optimum",
     "with_statistics",
 ]

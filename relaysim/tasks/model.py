@@ -149,6 +149,7 @@ def with_statistics(
     In place of a gradient, `supervised` has for statistics the old value less the new one, so that u = −g is
     right for them. As a part of the model they are then averaged with it; `rs.keep_local` leaves them out.
 
+    >>> import jax.numpy as jnp
     >>> params = {"params": jnp.ones(2), "batch_stats": jnp.ones(2)}
     >>> optimizer = with_statistics(optax.sgd(0.5))
     >>> updates, _ = optimizer.update(params, optimizer.init(params))

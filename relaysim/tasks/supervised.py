@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import struct
 
 from relaysim.checks import check_count
@@ -153,8 +154,8 @@ class Supervised:
           name, (), of the average of all models; "test_loss" likewise, without the regulariser; and
           consensus_distance (). Where the test set is divided, with "local_" before their names, (n,), those
           of each worker's model on its own test samples, NaN where it has none. Where the optimum is known,
-          suboptimality () and worker_suboptimality (n,), the objective of the average of all models and of
-          each, less the least value.
+          suboptimality () and worker_suboptimality (n,), the objective F of the average of all models and of
+          each, less the least value; and squared_gradient_norm (), ‖∇F‖² at the average of all models.
         """
         check_stacked(params, self.num_workers)
         params = chosen(params, workers)
@@ -177,8 +178,10 @@ class Supervised:
                 owners = self.owners if tested is None else self.owners[tested]
                 found |= self._local(each, owners, workers)
         if self.optimum is not None:
-            found["suboptimality"] = self._objective(mean) - self.optimum
-            found["worker_suboptimality"] = stacked(self._objective, self.group)(params) - self.optimum
+            value, gradient = jax.value_and_grad(self.objective_of)(mean)
+            found["suboptimality"] = value - self.optimum
+            found["squared_gradient_norm"] = optax.tree.norm(gradient, squared=True)
+            found["worker_suboptimality"] = stacked(self.objective_of, self.group)(params) - self.optimum
         return {**found, "consensus_distance": consensus_distance(params)}
 
     def class_accuracy(self, params: Stacked) -> Array:
@@ -215,7 +218,7 @@ class Supervised:
 
     def objective(self, params: Stacked) -> Array:
         """F(x) = (1/n) Σ_i f_i(x) of all training samples, with the regulariser: leaves (k, ...) -> (k,)."""
-        return stacked(self._objective, self.group)(params)
+        return stacked(self.objective_of, self.group)(params)
 
     def held_back(self, most: int = 2000) -> "Supervised":
         """The same task that is tested on a part of its training data, at most a quarter, to choose rates by.
@@ -237,13 +240,17 @@ class Supervised:
     def _places(self, key: Key, workers: Array, steps: Array) -> tuple[Array, Array | None]:
         """(k, B) where in its share each worker's batch lies, and what counts how much; None: all alike."""
         sizes, number = self.sizes[workers], jnp.arange(self.batch_size)[None]
+
+        def first(taken: Array) -> Array:
+            return (number < taken[:, None]) / taken.astype(jnp.result_type(float))[:, None]
+
         if self.full_batch:
-            return number % sizes[:, None], (number < sizes[:, None]) / sizes[:, None]
+            return number % sizes[:, None], first(sizes)
         if self.taken is None:
             return batch_indices(key, steps, sizes, self.batch_size, workers), None
         taken = self.taken[workers]
         places = batch_indices(key, steps, sizes, self.batch_size, workers, taken)
-        return places, (number < taken[:, None]) / taken[:, None]
+        return places, first(taken)
 
     def _outputs(self, params: Any, x: Any, key: Key | None = None) -> Any:
         """Of one model, for inputs as they are given to it."""
@@ -278,10 +285,11 @@ class Supervised:
         own = owners[None, :] == who[:, None]
         return {f"local_{name}": (values * own).sum(-1) / own.sum(-1) for name, values in each.items()}
 
-    def _objective(self, params: Any) -> Array:
+    def objective_of(self, params: Any) -> Array:
         """F of one model: a sample's weight is 1 / (n · the size of its share)."""
         total = len(self.indices)
-        weights = jnp.repeat(1 / (self.num_workers * self.sizes), self.sizes, total_repeat_length=total)
+        each = 1 / (self.num_workers * self.sizes.astype(jnp.result_type(float)))
+        weights = jnp.repeat(each, self.sizes, total_repeat_length=total)
 
         def losses(x: Any, y: Any) -> Array:
             return self.loss(self._outputs(params, x), y)
