@@ -11,11 +11,11 @@ from relaysim import (
     models,
     sharding,
     tasks,
+    theory,
     timing,
     topology,
     tuning,
 )
-from relaysim import catalogue, faults, io, metrics, models, sharding, tasks, theory, timing, topology, tuning
 from relaysim.algorithms import (
     allreduce,
     beer,
@@ -57,6 +57,7 @@ from relaysim.mixing import (
     deal,
     epidemic,
     gossip,
+    keep_local,
     one_peer_exponential,
     push,
     random_matching,
@@ -114,6 +115,7 @@ __all__ = [
     "gta",
     "io",
     "k_gt",
+    "keep_local",
     "led",
     "local_steps",
     "local_update",

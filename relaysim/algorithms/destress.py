@@ -133,7 +133,9 @@ def contraction_of(mixer: Mixer) -> float:
     with jax.ensure_compile_time_eval():
         eye = jnp.eye(n)
         keys = jax.random.split(jax.random.key(0))
-        w, again = (np.asarray(mixer.mix(k, t, mixer.init(eye), eye)[1]) for t, k in enumerate(keys))
+        w, again = (
+            np.asarray(mixer.mix(k, jnp.asarray(t), mixer.init(eye), eye)[1]) for t, k in enumerate(keys)
+        )
     if not np.array_equal(w, again):
         raise ValueError("contraction is None for a mixer that loses messages or changes, expected a number")
     return float(np.linalg.norm(w.astype(np.float64) - 1 / n, 2))
