@@ -1,6 +1,7 @@
 """relaysim: decentralized learning of many workers, simulated in one jitted program."""
 
 from relaysim import (
+    asynchronous,
     catalogue,
     faults,
     io,
@@ -51,6 +52,7 @@ __all__ = [
     "Trace",
     "all_reduce",
     "allreduce",
+    "asynchronous",
     "best",
     "catalogue",
     "compare",
