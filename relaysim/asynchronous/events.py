@@ -23,6 +23,12 @@ def _drawn(network: Network, key: Key, steps: Array, num_workers: int) -> Array:
     return network.compute_times(key, steps, num_workers)
 
 
+@in_float64
+@jax.jit
+def _of_links(network: Network, key: Key, senders: Array, receivers: Array) -> Array:
+    return network.latencies(key, senders, receivers)
+
+
 def up_to(horizon: Horizon, times: Callable[[int], tuple]) -> tuple:
     """times(K) for a number of steps K that is enough: no worker has less than it takes within the horizon.
 
@@ -56,7 +62,7 @@ def latencies(network: Network, key: Key, senders: np.ndarray, receivers: np.nda
         return np.full(senders.shape, network.latency)
     n = int(max(senders.max(initial=0), receivers.max(initial=0))) + 1
     links, which = np.unique(senders * n + receivers, return_inverse=True)
-    return np.asarray(network.latencies(key, *np.divmod(links, n)))[which.reshape(senders.shape)]
+    return np.asarray(_of_links(network, key, *np.divmod(links, n)))[which.reshape(senders.shape)]
 
 
 def done_times(compute: np.ndarray, pause: Any) -> np.ndarray:

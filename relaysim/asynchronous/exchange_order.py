@@ -20,6 +20,8 @@ from relaysim.asynchronous.types import Events, Horizon, Links, Order
 from relaysim.asynchronous.waves import NOBODY, in_waves, packed
 from relaysim.types import Key
 
+_DONE, _OFFER_OUTSIDE, _OFFER, _ANSWER_OUTSIDE, _ANSWER = range(5)
+
 
 class Calls(NamedTuple):
     """Whom workers call after which of their steps: L calls, sorted by caller, step and partner."""
@@ -173,43 +175,45 @@ def _queued(
     first = np.searchsorted(c.caller * num_steps + c.step, np.arange(n * num_steps + 1)).tolist()
     caller, partner = c.caller.tolist(), c.partner.tolist()
     compute_, there_, back_, up_, down_ = (v.tolist() for v in (compute, there, back, up, down))
-    leaves, comes, waits_for = [0.0] * n, [0.0] * n, [0] * n
-    done, arrives, returns = np.full((n, num_steps), np.inf), np.full(len(there), np.inf), np.full(len(there), np.inf)
+    leaves, comes, waits_for, events = [0.0] * n, [0.0] * n, [0] * n, 0
+    done = np.full((n, num_steps), np.inf)
+    arrives, returns = np.full(len(there), np.inf), np.full(len(there), np.inf)
     ready = [times[0] for times in compute_]
-    DONE, OFFER_OUTSIDE, OFFER, ANSWER_OUTSIDE, ANSWER = range(5)
-    queue = [(ready[i], DONE, i, 0) for i in range(n)]
+    # by time; by event where that is the same, new ones last; by what happens, and to whom
+    queue = [(ready[i], np.inf, _DONE, i, 0) for i in range(n)]
     heapq.heapify(queue)
 
-    def send(now: float, sender: int, latency: float, what: int, to: int, call: int) -> None:
+    def send(now: float, event: int, sender: int, latency: float, what: int, to: int, call: int) -> None:
         leaves[sender] = max(now, leaves[sender]) + up_[sender]
-        heapq.heappush(queue, (leaves[sender] + latency, what, to, call))
+        heapq.heappush(queue, (leaves[sender] + latency, event, what, to, call))
 
-    def come_in(now: float, receiver: int, what: int, call: int) -> None:
+    def come_in(now: float, event: int, what: int, receiver: int, call: int) -> None:
         comes[receiver] = max(now, comes[receiver]) + down_[receiver]
-        heapq.heappush(queue, (comes[receiver], what, receiver, call))
+        heapq.heappush(queue, (comes[receiver], event, what, receiver, call))
 
     def next_step(now: float, i: int, k: int) -> None:
         if k < num_steps:
-            heapq.heappush(queue, (max(now, ready[i]), DONE, i, k))
+            heapq.heappush(queue, (max(now, ready[i]), np.inf, _DONE, i, k))
 
     while queue:
-        now, what, i, k = heapq.heappop(queue)  # k: the step, or the call
-        if what == DONE:
+        now, event, what, i, k = heapq.heappop(queue)  # k: the step, or the call
+        if what == _DONE:
             done[i, k] = now
             ready[i] = now + compute_[i][k + 1] if k + 1 < num_steps else np.inf
             calls = range(first[i * num_steps + k], first[i * num_steps + k + 1])
             waits_for[i] = len(calls)
             for call in calls:
-                send(now, i, there_[call], OFFER_OUTSIDE, partner[call], call)
+                send(now, events, i, there_[call], _OFFER_OUTSIDE, partner[call], call)
+            events += 1
             if not calls:
                 next_step(now, i, k + 1)
-        elif what == OFFER_OUTSIDE:
-            come_in(now, i, OFFER, k)
-        elif what == OFFER:
+        elif what == _OFFER_OUTSIDE:
+            come_in(now, event, _OFFER, i, k)
+        elif what == _OFFER:
             arrives[k] = now
-            send(now, i, back_[k], ANSWER_OUTSIDE, caller[k], k)
-        elif what == ANSWER_OUTSIDE:
-            come_in(now, i, ANSWER, k)
+            send(now, event, i, back_[k], _ANSWER_OUTSIDE, caller[k], k)
+        elif what == _ANSWER_OUTSIDE:
+            come_in(now, event, _ANSWER, i, k)
         else:
             returns[k] = now
             waits_for[i] -= 1
