@@ -1,7 +1,8 @@
 """Slow, obvious twins of the methods without barriers: a queue of events, models in NumPy.
 
-How long gradients take, latencies and whom workers choose is drawn by the same calls with the same keys as in
-`relaysim.asynchronous`. All else is done anew: when things happen, in which order, and what it does to the models.
+How long gradients take, latencies and whom workers choose is drawn by the same calls with the same keys as
+in `relaysim.asynchronous`. All else is done anew: when things happen, in which order, and what it does to the
+models.
 """
 
 import heapq
@@ -68,7 +69,13 @@ def one_way(worker, key, network, neighbours, steps, num_events, size):
 
 class PushSum:
     def __init__(self, x, grad, rate, neighbours):
-        self.x, self.w, self.grad, self.rate, self.neighbours = x.copy(), np.ones(len(x)), grad, rate, neighbours
+        self.x, self.w, self.grad, self.rate, self.neighbours = (
+            x.copy(),
+            np.ones(len(x)),
+            grad,
+            rate,
+            neighbours,
+        )
         self.inbox = [[] for _ in x]
 
     def done(self, i):
@@ -120,9 +127,7 @@ class RelaySGD:
     def done(self, i):
         y = self.x[i] - self.rate * self.grad(i, self.x[i]) - self.origin
         self.x[i] = self.origin + (y + sum(self.last[i].values())) / len(self.x)
-        return {
-            j: y + sum(m for k, m in self.last[i].items() if k != j) for j in self.neighbours[i]
-        }
+        return {j: y + sum(m for k, m in self.last[i].items() if k != j) for j in self.neighbours[i]}
 
     def arrive(self, i, sender, message):
         self.last[i][sender] = message
@@ -160,17 +165,17 @@ def exchange(x, grad, rate, calls, key, network, steps, num_events, size):
     """
     n, x = len(x), x.copy()
     compute = compute_times(network, key, n, steps)
-    wires, number = Wires(key, network, n, size), itertools.count()
+    wires = Wires(key, network, n, size)
     begin, waits_for, computed = x.copy(), np.zeros(n, int), compute[:, 0].copy()
     queue = [(compute[i, 0], np.inf, i, "done", 0) for i in range(n)]
     heapq.heapify(queue)
-    events, told_of = 0, 0
+    events, told_of, last, who = 0, 0, None, None
 
     def go_on(now, i, k):
         heapq.heappush(queue, (max(now, computed[i]), np.inf, i, "done", k + 1))
 
     while True:
-        now, order, i, what, told = heapq.heappop(queue)
+        now, _, i, what, told = heapq.heappop(queue)
         if told_of < events and (what == "done" or now > last):
             yield last, who, x.copy()
             told_of = events
@@ -197,7 +202,9 @@ def exchange(x, grad, rate, calls, key, network, steps, num_events, size):
         elif what == "offer":
             delta = weight * (told - x[j])
             x[j] += delta
-            heapq.heappush(queue, (wires.leave(now, j, caller), event, n + j, "answer outside", (call, delta)))
+            heapq.heappush(
+                queue, (wires.leave(now, j, caller), event, n + j, "answer outside", (call, delta))
+            )
         elif what == "answer outside":
             heapq.heappush(queue, (wires.come(now, caller), event, n + j, "answer", (call, told)))
         else:

@@ -14,7 +14,7 @@ FLOORS = [
     ["algorithms", "tasks"],
     ["memory", "checkpoint", "engine", "programs"],
     ["simulate"],
-    ["io", "plot", "threads"],
+    ["asynchronous", "io", "plot", "threads"],
     ["sweep", "tuning", "kept"],
     ["compare", "recipe"],
     ["catalogue"],

@@ -40,7 +40,11 @@ def up_to(horizon: Horizon, times: Callable[[int], tuple]) -> tuple:
         found = times(num_steps)
         done = found[0]
         last = done[:, -1].min()
-        if last > horizon.seconds if horizon.num_events is None else (done < last).sum() >= horizon.num_events:
+        if (
+            last > horizon.seconds
+            if horizon.num_events is None
+            else (done < last).sum() >= horizon.num_events
+        ):
             return found
         num_steps *= 2
 
@@ -87,7 +91,8 @@ def choices(key: Key, num_workers: int, num_steps: int) -> np.ndarray:
 def come_in(doors: np.ndarray, receivers: np.ndarray, seconds: np.ndarray) -> np.ndarray:
     """(M,) when messages are in that stand before their receivers' doors from `doors` (M,) on.
 
-    They come in one after the other, each taking `seconds` (n,) of its receiver: f_k = max(door_k, f_{k−1}) + s.
+    They come in one after the other, each taking `seconds` (n,) of its receiver:
+    f_k = max(door_k, f_{k−1}) + s.
     """
     if not seconds.any():
         return doors
@@ -119,10 +124,10 @@ def in_order(done: np.ndarray, horizon: Horizon) -> tuple[np.ndarray, np.ndarray
 
 
 def record_bounds(times: np.ndarray, events: np.ndarray, horizon: Horizon) -> tuple[np.ndarray, np.ndarray]:
-    """Where the records are among operations (N,) that are sorted by time, and by event where two have the same.
+    """Where the records are among operations (N,), sorted by time, and by event where two have the same.
 
     Args:
-      events: (N,) the number of the event that each belongs to. An event's first operation is the event itself.
+      events: (N,) the number of the event that each belongs to, whose first operation is the event itself.
 
     Returns:
       (R + 1,) int, the operations before each record, from 0; and (R,) the seconds of the records.

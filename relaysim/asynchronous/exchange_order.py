@@ -18,6 +18,7 @@ from relaysim.asynchronous.events import (
 )
 from relaysim.asynchronous.types import Events, Horizon, Links, Order
 from relaysim.asynchronous.waves import NOBODY, in_waves, packed
+from relaysim.timing import Network
 from relaysim.types import Key
 
 _DONE, _OFFER_OUTSIDE, _OFFER, _ANSWER_OUTSIDE, _ANSWER = range(5)
@@ -41,29 +42,31 @@ class Calls(NamedTuple):
 class Wave(NamedTuple):
     """First those who are done with a gradient, then offers that arrive, then answers."""
 
-    worker: np.ndarray
+    worker: Any
     """(a,) who is done"""
-    step: np.ndarray
+    step: Any
     """(a,) with which of its steps"""
-    event: np.ndarray
+    event: Any
     """(a,) the number of the event"""
-    host: np.ndarray
+    host: Any
     """(b,) whom an offer comes to"""
-    guest: np.ndarray
+    guest: Any
     """(b,) whose it is"""
-    slot: np.ndarray
+    slot: Any
     """(b,) where the answer goes"""
-    weight: np.ndarray
+    weight: Any
     """(b,)"""
-    back: np.ndarray
+    back: Any
     """(c,) whom an answer comes to"""
-    taken: np.ndarray
+    taken: Any
     """(c,) where it lies"""
-    at_once: np.ndarray
+    at_once: Any
     """(c,) the same worker, if the answer took no time"""
 
 
-def lay_out(n: int, calls: Callable[[Key, int], Calls], key: Key, network: Any, size: float, horizon: Horizon) -> Order:
+def lay_out(
+    n: int, calls: Callable[[Key, int], Calls], key: Key, network: Network, size: float, horizon: Horizon
+) -> Order:
     """The order of a run of n workers on a network, with messages of `size` bytes."""
     up, down = transfer_times(network, size, n)
 
@@ -130,7 +133,8 @@ class _Operations(NamedTuple):
         which = np.concatenate([events, calls, calls])
         order = np.lexsort((kind, event, ends))
         until = time[-1:].max(initial=0) if horizon.seconds is None else horizon.seconds
-        return cls(*(v[order[: np.searchsorted(ends[order], until, "right")]] for v in (ends, event, kind, which)))
+        order = order[: np.searchsorted(ends[order], until, "right")]
+        return cls(ends[order], event[order], kind[order], which[order])
 
 
 def _waits(what: _Operations, worker: np.ndarray, links: Links) -> tuple[np.ndarray, np.ndarray]:
@@ -183,11 +187,11 @@ def _queued(
     queue = [(ready[i], np.inf, _DONE, i, 0) for i in range(n)]
     heapq.heapify(queue)
 
-    def send(now: float, event: int, sender: int, latency: float, what: int, to: int, call: int) -> None:
+    def send(now: float, event: float, sender: int, latency: float, what: int, to: int, call: int) -> None:
         leaves[sender] = max(now, leaves[sender]) + up_[sender]
         heapq.heappush(queue, (leaves[sender] + latency, event, what, to, call))
 
-    def come_in(now: float, event: int, what: int, receiver: int, call: int) -> None:
+    def come_in(now: float, event: float, what: int, receiver: int, call: int) -> None:
         comes[receiver] = max(now, comes[receiver]) + down_[receiver]
         heapq.heappush(queue, (comes[receiver], event, what, receiver, call))
 

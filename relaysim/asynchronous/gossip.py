@@ -15,7 +15,9 @@ from relaysim.topology import Topology, check_weights, metropolis_weights
 from relaysim.types import Key
 
 
-def gossip(grad: GradAt, topology: Topology, optimizer: optax.GradientTransformation, weights: Any = None) -> Method:
+def gossip(
+    grad: GradAt, topology: Topology, optimizer: optax.GradientTransformation, weights: Any = None
+) -> Method:
     """A worker that is done with its gradient averages with all its neighbours j:
 
         x_i ← x_i + Σ_j W_ij (x_j − x_i),    x_j ← x_j + W_ij (x_i − x_j),    x_i ← x_i + u_i,
@@ -36,7 +38,8 @@ def gossip(grad: GradAt, topology: Topology, optimizer: optax.GradientTransforma
         gradients, differences are acted on that are out of date: larger weights than these can then diverge.
 
     Raises:
-      ValueError: where the graph is directed or not connected, the weights do not fit it or are not symmetric.
+      ValueError: where the graph is directed or not connected, or the weights do not fit it or are not
+        symmetric.
     """
     topology = check_undirected(topology)
     n, m = topology.num_workers, len(topology.senders)

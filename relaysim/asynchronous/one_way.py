@@ -35,8 +35,8 @@ class Step(NamedTuple):
     models: Callable[[Any, Any], Stacked]
     """(what workers keep, what all share) -> their models."""
     step: Callable[[Array, Any, Stacked, Any, Any], tuple[Any, Any]]
-    """(workers (k,), what they keep, their updates u, the sum of what they read, what all share) -> (what they
-    keep then, what they send)."""
+    """(workers (k,), what they keep, their updates u, the sum of what they read, what all share) -> (what
+    they keep then, what they send)."""
 
 
 def one_way(
@@ -88,4 +88,6 @@ def one_way(
 
 def _sums(leaves: Any, into: Array, size: int) -> Any:
     """Leaves (b, ...) -> (size, ...), each row added to the one that it goes into, if there is one."""
-    return jax.tree.map(lambda v: jnp.zeros((size, *v.shape[1:]), v.dtype).at[into].add(v, mode="drop"), leaves)
+    return jax.tree.map(
+        lambda v: jnp.zeros((size, *v.shape[1:]), v.dtype).at[into].add(v, mode="drop"), leaves
+    )

@@ -17,6 +17,7 @@ from relaysim.asynchronous.events import (
 )
 from relaysim.asynchronous.types import Events, Horizon, Links, Order
 from relaysim.asynchronous.waves import NOBODY, in_waves, packed
+from relaysim.timing import Network
 from relaysim.topology import Topology
 from relaysim.types import Key
 
@@ -24,23 +25,23 @@ from relaysim.types import Key
 class Wave(NamedTuple):
     """Who is done with a gradient, what they read, and what they write."""
 
-    worker: np.ndarray
+    worker: Any
     """(a,) who is done"""
-    step: np.ndarray
+    step: Any
     """(a,) with which of its steps"""
-    event: np.ndarray
+    event: Any
     """(a,) the number of the event"""
-    read: np.ndarray
+    read: Any
     """(b,) where a message lies that is read"""
-    reader: np.ndarray
+    reader: Any
     """(b,) by which of the a"""
-    edge: np.ndarray
+    edge: Any
     """(b,) on which edge it came"""
-    back: np.ndarray
+    back: Any
     """(b,) which of the c goes to its sender"""
-    write: np.ndarray
+    write: Any
     """(c,) where a message is put"""
-    writer: np.ndarray
+    writer: Any
     """(c,) by which of the a"""
 
 
@@ -58,7 +59,7 @@ class Reads(NamedTuple):
 
 
 def lay_out(
-    topology: Topology, latest: bool, by_edge: bool, key: Key, network: Any, size: float, horizon: Horizon
+    topology: Topology, latest: bool, by_edge: bool, key: Key, network: Network, size: float, horizon: Horizon
 ) -> Order:
     """The order of a run in which each worker sends to all its neighbours after every step.
 
@@ -124,8 +125,8 @@ def _table(
 ) -> tuple[Wave, np.ndarray]:
     """The waves, and whose message lies in each slot at the start.
 
-    Messages lie in rings: one for each edge, or for each sender where all its neighbours get the same. A ring is
-    as long as it has to be: what is read in a wave is there until then, and may be written over by the same wave.
+    Messages lie in rings: one for each edge, or for each sender where all its neighbours get the same. A ring
+    is as long as it has to be: what is read in a wave is there until then, and that wave may write over it.
     """
     (worker, step, event), num_waves = events, int(waves.max(initial=-1)) + 1
     num_events, most = len(worker), event.shape[1] + 1
@@ -142,7 +143,9 @@ def _table(
     later = np.searchsorted(ring * (num_waves + 1) + put, ring * (num_waves + 1) + last)
     length = np.zeros(len(sender), int)
     np.maximum.at(length, ring, later - np.arange(len(message)))
-    slot = (np.cumsum(length) - length)[ring] + (np.arange(len(message)) - start[ring]) % np.maximum(length, 1)[ring]
+    slot = (np.cumsum(length) - length)[ring] + (np.arange(len(message)) - start[ring]) % np.maximum(
+        length, 1
+    )[ring]
 
     written = np.flatnonzero(version > 0)
     which, place = packed(waves, num_waves)
@@ -182,6 +185,8 @@ def _turns(topology: Topology) -> np.ndarray:
 
 
 def _reverse(topology: Topology) -> np.ndarray:
-    """(m,) int, the edge that goes the other way, in an undirected graph: where it is among all edges is where
-    this one is when they are sorted by sender instead."""
+    """(m,) int, the edge that goes the other way, in an undirected graph.
+
+    Where it is among all edges, this one is when they are sorted by sender instead.
+    """
     return np.lexsort((topology.receivers, topology.senders))

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from relaysim.asynchronous.graphs import check_connected
@@ -20,13 +19,13 @@ def push_sum(grad: GradAt, topology: Topology, optimizer: optax.GradientTransfor
 
         x ← x + Σ x_read,    w ← w + Σ w_read,    x ← x + w u,    (x, w) ← (x, w) / (1 + out)
 
-    for itself and each of them, with models z = x / w. Averages keep Σ x and Σ w, messages under way included.
+    for itself and each of them, with models z = x / w. Averages keep Σ x and Σ w, what is under way included.
 
-    The update is weighed with w, so that z moves by u. (With x + u, as with barriers, z would move by u / w, and
-    w gets small for a fast worker between slow ones: it diverges.) Since a worker has the less weight the
-    more often it gives of it away, its steps count as much as those of others, at whatever speed: what passes
-    through each is the same up to 1 + out. So it goes to the minimum of Σ (1 + out_i) f_i, up to a distance of
-    O(γ); where all have as many neighbours that is the one of Σ f_i.
+    The update is weighed with w, so that z moves by u. (With x + u, as with barriers, z would move by u / w,
+    and w gets small for a fast worker between slow ones: it diverges.) A worker has the less weight the more
+    often it gives of it away, so that steps of fast and slow workers count as much in all: what passes
+    through each is the same, up to a factor 1 + out where edges go both ways. It goes to the minimum of
+    Σ (1 + out_i) f_i, up to a distance of O(γ): of Σ f_i, where all have as many neighbours.
 
     >>> import optax, relaysim as rs
     >>> task = rs.tasks.random_quadratics(jax.random.key(0), 8, 5)

@@ -1,5 +1,5 @@
-"""RelaySGD (Vogels et al. 2021) without barriers: a worker relays whenever it is done, with what has arrived by
-then."""
+"""RelaySGD (Vogels et al. 2021) without barriers: a worker relays whenever it is done, with what has arrived
+by then."""
 
 from typing import Any
 
@@ -21,25 +21,27 @@ def relaysgd(grad: GradAt, topology: Topology, optimizer: optax.GradientTransfor
 
     everything relative to the common initial model x⁰, with messages that are 0 before the first comes.
 
-    A message holds one version of the model of each worker behind it, and takes the place of the one before it
-    on its edge. So in every average each worker counts exactly once, with the last of its models that got
+    A message holds one version of the model of each worker behind it, and takes the place of the one before
+    it on its edge. So in every average each worker counts exactly once, with the last of its models that got
     through, however fast or slow anybody is. (Adding messages up as they come would count fast workers
-    several times, taking what came since the last step would leave slow ones out.) Where it rests all x_i
-    are the same and Σ u_i = 0: for plain SGD that is the minimum of Σ f_i, exactly, whatever the workers'
-    speeds and with a constant γ.
+    several times; taking what came since the last step would leave slow ones out.) Where it rests all x_i are
+    the same and Σ u_i = 0: for plain SGD that is the minimum of Σ f_i, exactly, whatever the workers' speeds
+    and with a constant γ.
 
-    What it costs: a store of one model for each neighbour; a message to each neighbour after each step, like the
-    method with barriers; and steps of a worker that are over before its neighbours read about them leave
-    only 1 / n of their updates behind, so that a fast worker gains little from its speed. The models advance
-    by γ ∇f / A a second, A being the mean age, in seconds, of the models in an average: a slow worker
-    in the middle of the tree holds up what passes through it, but no one else.
+    What it costs: a store of one model for each neighbour; a message to each neighbour after each step, as
+    with barriers; and of a step that is over before the neighbours read about it only 1 / n of the update
+    stays, so that a fast worker gains little from its speed. The models advance by γ ∇f / A a second, A being
+    the mean age, in seconds, of the models in an average: a slow worker in the middle of the tree holds up
+    what passes through it, but nobody else.
 
     >>> import jax, optax, relaysim as rs
     >>> task = rs.tasks.random_quadratics(jax.random.key(0), 8, 5, zeta2=1.0)
     >>> method = rs.asynchronous.relaysgd(task.grad_at, rs.topology.chain(8), optax.sgd(0.3))
     >>> network = rs.timing.Network(compute=0.1 * rs.timing.stragglers(0.25, 4.0))
     >>> models = task.init(jax.random.key(1))
-    >>> trace = rs.asynchronous.simulate(jax.random.key(2), method, network, models, seconds=100, measure=task.measure)
+    >>> trace = rs.asynchronous.simulate(
+    ...     jax.random.key(2), method, network, models, seconds=100, measure=task.measure
+    ... )
     >>> bool(trace.metrics["suboptimality"][-1] < 1e-9)
     True
 
@@ -62,15 +64,19 @@ def relaysgd(grad: GradAt, topology: Topology, optimizer: optax.GradientTransfor
 
 
 def relaysgd_grad(grad: GradAt, topology: Topology, optimizer: optax.GradientTransformation) -> Method:
-    """The updates are relayed. Of what has come since its last step a worker adds everything to its model, and
-    passes it on, together with its own update:
+    """The updates are relayed. A worker adds to its model all that has come since its last step, and passes
+    it on, together with its own update:
 
         m[i→j] = u_i + Σ_{k ∈ N(i)∖j} Σ m_since[k→i],    x_i ← x_i + (u_i + Σ_j Σ m_since[j→i]) / n.
 
-    Every update reaches every worker exactly once, and none is lost or held back. So the models are x⁰ + 1/n times
-    the sum of all updates but those under way: asynchronous SGD without a server. Fast workers take more
-    steps, and their data count more: it goes to the minimum of Σ r_i f_i, r_i being a worker's steps a second.
-    It costs no store of messages, but a message that is lost is lost for good.
+    Every update reaches every worker exactly once, and none is lost or held back. So the models are x⁰ + 1/n
+    times the sum of all updates but those under way: asynchronous SGD without a server. Fast workers take
+    more steps, and their data count more: it goes to the minimum of Σ r_i f_i, r_i being a worker's steps a
+    second, up to a distance of O(γ). It needs no store of messages, but one that is lost is lost for good.
+
+    >>> import optax, relaysim as rs
+    >>> task = rs.tasks.random_quadratics(jax.random.key(0), 8, 5)
+    >>> method = rs.asynchronous.relaysgd_grad(task.grad_at, rs.topology.chain(8), optax.sgd(0.1))
 
     The arguments are those of `relaysgd`.
     """

@@ -1,7 +1,6 @@
 """Running a method without barriers: the order of events first, then the models, wave by wave."""
 
 import math
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -68,15 +67,16 @@ def simulate(
 
     When things happen does not hang on the models. So all that is laid out first (`lay_out`), and then run in
     waves of events that do not get in each other's way (`replay`), as one compiled program. What a message
-    carries is what its sender had when it left, and it counts from when it is there. Of two events at the same
-    time that of the worker with the lower number comes first.
+    carries is what its sender had when it left, and it counts from when it is there. Of two events at the
+    same time that of the worker with the lower number comes first.
 
     >>> import optax, relaysim as rs
     >>> task = rs.tasks.random_quadratics(jax.random.key(0), 8, 5, zeta2=1.0)
     >>> method = rs.asynchronous.relaysgd(task.grad_at, rs.topology.chain(8), optax.sgd(0.3))
     >>> network = rs.timing.Network(compute=0.1 * rs.timing.stragglers(0.25, 4.0), latency=0.02)
-    >>> run = partial(rs.asynchronous.simulate, jax.random.key(1), method, network, task.init(jax.random.key(2)))
-    >>> trace = run(seconds=60, every=20, measure=task.measure)
+    >>> trace = rs.asynchronous.simulate(
+    ...     jax.random.key(1), method, network, task.init(jax.random.key(2)), seconds=60, every=20
+    ... )
     >>> trace.seconds
     array([20., 40., 60.])
 
@@ -210,7 +210,7 @@ class _Carry(NamedTuple):
     loss: Array
     """(n,) the losses at the last record."""
     broken: Array
-    """(n,) int32, the event after which each worker was first seen not to be finite, NOBODY if it never was."""
+    """(n,) int32, the event after which each worker was first seen not to be finite, NOBODY for never."""
 
 
 def _begin(method: Method, kept: tuple[Key, Any], params: Stacked) -> _Carry:

@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from optax import tree
-from scipy.sparse import csr_array
 
 from relaysim.asynchronous.graphs import check_undirected
 from relaysim.asynchronous.one_way import Step, one_way
@@ -24,12 +22,15 @@ def swift(
 
         x_i ← W_ii x_i + Σ_j W_ij x_j(last) + u_i,    and sends x_i to all neighbours.
 
-    Nobody changes a worker's model but itself. The weights are chosen such that p_i W_ij = p_j W_ji, p_i being
-    the worker's share of all steps (its influence score in the paper): so averages favour nobody, and
+    Nobody changes a worker's model but itself. The weights are those for which p_i W_ij = p_j W_ji, p_i being
+    the worker's influence score:
 
         W_ij = min(p_i / (1 + deg_i), p_j / (1 + deg_j)) / p_i,
 
-    which for equal p are Metropolis–Hastings weights. It goes to the minimum of Σ p_i f_i, up to O(γ).
+    which for equal p are Metropolis–Hastings weights. A worker that averages more often is moved more by its
+    neighbours and less by itself, so that steps of fast and slow workers count as much in all: it goes to
+    the minimum of Σ p_i f_i, up to a distance of O(γ), whatever the speeds. (In the paper p_i is the share of
+    all steps that the worker takes, and every step counts the same.)
 
     >>> import optax, relaysim as rs
     >>> task = rs.tasks.random_quadratics(jax.random.key(0), 8, 5)

@@ -7,7 +7,7 @@ NOBODY = np.iinfo(np.int32).max
 
 
 def in_waves(kinds: np.ndarray, before: np.ndarray, after: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """The wave of each operation: as early as those that it waits for allow, and no wave much wider than others.
+    """The wave of each operation: as early as those that it waits for allow, and none much wider than others.
 
     In a wave all operations of kind 0 are done at once, then those of kind 1, and so on. So what waits for an
     operation of an earlier kind may share its wave. Waves are as wide as they are on average where nothing
@@ -91,7 +91,8 @@ def packed(waves: np.ndarray, num_waves: int) -> tuple[np.ndarray, np.ndarray]:
       waves: (N,) int, the wave of each.
 
     Returns:
-      (num_waves, widest) int, which are in each wave, filled up with −1; and (N,) int, the place of each in its row.
+      (num_waves, widest) int, which are in each wave, filled up with −1; and (N,) int, the place of each in
+      its row.
     """
     order = np.argsort(waves, kind="stable")
     count = np.bincount(waves, minlength=num_waves)
