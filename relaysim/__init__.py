@@ -1,5 +1,7 @@
 """relaysim: decentralized learning of many workers, simulated in one jitted program."""
 
+from typing import TYPE_CHECKING
+
 from relaysim import (
     asynchronous,
     catalogue,
@@ -7,7 +9,6 @@ from relaysim import (
     io,
     metrics,
     models,
-    plot,
     sharding,
     tasks,
     timing,
@@ -29,11 +30,14 @@ from relaysim.checkpoint import Checkpoint
 from relaysim.compare import Comparison, compare, search
 from relaysim.local import local_steps, local_update, per_worker
 from relaysim.memory import Memory
-from relaysim.mixing import all_reduce, deal, gossip, one_peer_exponential, push, relay_sum
+from relaysim.mixing import all_reduce, deal, gossip, one_peer_exponential, push, relay_sum, time_varying
 from relaysim.simulate import Divergence, RunState, Trace, estimate_memory, simulate
 from relaysim.sweep import best, sweep
 from relaysim.topology import Topology
 from relaysim.types import Algorithm, Info, Messages, Mixer
+
+if TYPE_CHECKING:
+    from relaysim import plot
 
 __version__ = "0.1.0"
 
@@ -83,7 +87,21 @@ __all__ = [
     "simulate",
     "sweep",
     "tasks",
+    "time_varying",
     "timing",
     "topology",
     "tuning",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Pictures come at their first use, since what draws them is slow to import."""
+    if name == "plot":
+        from importlib import import_module
+
+        return import_module("relaysim.plot")
+    raise AttributeError(f"module 'relaysim' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

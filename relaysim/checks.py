@@ -2,6 +2,7 @@
 
 import math
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,6 +60,47 @@ def check_key(name: str, key: Any) -> jax.Array:
     if not typed or key.shape:
         raise ValueError(f"{name} is {shown(key)}, expected a jax random key such as jax.random.key(0)")
     return key
+
+
+def check_gaps(num_steps: Any, every: Any) -> np.ndarray:
+    """(R,) the steps before each record, where these are taken every so many steps, or at given ones."""
+    num_steps = check_count("num_steps", num_steps)
+    if np.ndim(every) == 0:
+        every = check_count("every", every)
+        if num_steps % every:
+            raise ValueError(f"num_steps is {num_steps}, expected a multiple of every = {every}")
+        return np.full(num_steps // every, every)
+    gaps = np.diff(np.asarray(every), prepend=0)
+    if gaps.ndim != 1 or gaps.dtype.kind not in "iu" or not (gaps > 0).all() or gaps.sum() != num_steps:
+        raise ValueError(
+            f"every is {every!r}, expected ascending steps of which the last is num_steps = {num_steps}"
+        )
+    return gaps
+
+
+def check_alike(name: str, value: Any, like: Any) -> Any:
+    """The pytree: one with the leaves of `like` and their shapes.
+
+    >>> check_alike("gradients", {"w": jnp.zeros((4, 3))}, {"w": jnp.ones((4, 2))})
+    Traceback (most recent call last):
+    ValueError: gradients is {'w': 'float32[4,3]'}, expected {'w': 'float32[4,2]'}
+    """
+    import chex  # slow to import
+
+    try:
+        chex.assert_trees_all_equal_shapes(value, like)
+    except (AssertionError, AttributeError, TypeError, ValueError):  # chex tells at length
+        raise ValueError(f"{name} is {_kinds(value)}, expected {_kinds(like)}") from None
+    return value
+
+
+def _kinds(pytree: Any) -> str:
+    """A pytree in a message: the types and shapes of its leaves."""
+
+    def kind(leaf: Any) -> str:
+        return jax.typeof(leaf).str_short() if hasattr(leaf, "shape") else type(leaf).__name__
+
+    return textwrap.shorten(str(jax.tree.map(kind, pytree)), 150)
 
 
 def _is_integer(value: Any, least: int, most: float = math.inf) -> bool:

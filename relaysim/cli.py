@@ -229,6 +229,7 @@ def train(out: Path, checkpoint_every: int | None, resume: bool, **options: Any)
             f"({100 * last['accuracy'].min():.1f} to {100 * last['accuracy'].max():.1f}), "
             f"mean model {100 * last['mean_model_accuracy']:.1f} %, "
             f"consensus distance {last['consensus_distance']:.2e}, {last['bytes_sent'] / 1e6:.1f} MB a worker"
+            + (f", {last['seconds'].max():.4g} s" if settings.network else "")
         )
     for path in training.save(settings, traces, out):
         click.echo(path)
@@ -291,9 +292,11 @@ def compare(
         rates=searching(learning_rate) if search else learning_rate,
         metric="accuracy",
         out=out,
+        network=training.network_of(shared),
         about={**training.asdict(shared), "momentum": momentum, "topology": topology},
     )
     click.echo(found.summary.to_string(index=False))
     for name, rows in (("table", found.table), ("summary", found.summary), ("curves", found.curves)):
         click.echo(io.save_table(rows, out / f"{name}.csv"))
-    click.echo(plot.save(found.plot(), out / "comparison.png"))
+    along = "seconds" if shared.network else "step"
+    click.echo(plot.save(found.plot(x=along), out / "comparison.png"))

@@ -51,7 +51,7 @@ def repeat(step: Callable[[Any], Any], times: int, carry: Any) -> Any:
         return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))(*leaves)
 
     def loop(once: Callable, consts: list, leaves: list) -> list:
-        return jax.lax.fori_loop(0, times, lambda _, leaves: once(consts, leaves), leaves)
+        return repeated(functools.partial(once, consts), times, leaves)
 
     @custom_vmap
     def called(consts: list, leaves: list) -> list:
@@ -79,6 +79,39 @@ def repeat(step: Callable[[Any], Any], times: int, carry: Any) -> Any:
         return out, of_leaves
 
     return jax.tree.unflatten(treedef, called(closed.consts, leaves))
+
+
+def scan(body: Callable, carry: Any, xs: Any, length: int, *, in_pairs: bool) -> tuple[Any, Any]:
+    """`jax.lax.scan`, off CPUs two at a time if so wished (see `repeated`)."""
+
+    def scanned(unroll: int) -> Callable:
+        return lambda carry, xs: jax.lax.scan(body, carry, xs, length, unroll=unroll)
+
+    if not in_pairs or length == 1:
+        return scanned(1)(carry, xs)
+    return jax.lax.platform_dependent(carry, xs, cpu=scanned(1), default=scanned(2))
+
+
+def repeated(step: Callable[[Any], Any], times: int | Array, carry: Any) -> Any:
+    """One after the other on CPUs, elsewhere two at a time, with two sets of arrays in turn.
+
+    What gathers rows cannot write where it reads, so that a loop over single steps would end each of them by
+    copying all that it made to where the next one looks for it.
+    """
+
+    def one_by_one(carry: Any) -> Any:
+        return jax.lax.fori_loop(0, times, lambda _, carry: step(carry), carry)
+
+    def in_turn(carry: Any) -> Any:
+        def pair(_: Any, carry: Any) -> Any:
+            return step(jax.lax.optimization_barrier(step(carry)))  # the first is done before the second
+
+        carry = jax.lax.optimization_barrier(jax.lax.fori_loop(0, times // 2, pair, carry))
+        if isinstance(times, int):
+            return step(carry) if times % 2 else carry
+        return jax.lax.fori_loop(0, times % 2, lambda _, carry: step(carry), carry)
+
+    return jax.lax.platform_dependent(carry, cpu=one_by_one, default=in_turn)
 
 
 def settled(x: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from relaysim.columns import repeat
+from relaysim.columns import repeat, repeated
 from relaysim.metrics import all_finite
 from relaysim.types import Algorithm, Array, Info, Key, Stacked
 
@@ -51,7 +51,7 @@ def advance(algorithm: Algorithm, key: Key, run: RunState, steps: int | Array) -
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), Taken(*info))
     if isinstance(steps, int):
         return repeat(step, steps, (run, nothing))
-    return jax.lax.fori_loop(0, steps, lambda _, carry: step(carry), (run, nothing))
+    return repeated(step, steps, (run, nothing))
 
 
 def silent(algorithm: Algorithm) -> Algorithm:

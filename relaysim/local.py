@@ -10,7 +10,7 @@ import optax
 from jax.custom_batching import custom_vmap
 from optax import tree
 
-from relaysim.checks import check_count
+from relaysim.checks import check_alike, check_count
 from relaysim.types import Array, Grad, Info, Key, Stacked
 
 
@@ -154,11 +154,7 @@ def local_update(grad: Grad | LocalSteps, optimizer: optax.GradientTransformatio
         what = f"grad is {grad!r}, expected a function (key, step, params) -> (losses, gradients)"
         raise ValueError(f"{what}, such as {type(grad).__name__}'s grad" if hasattr(grad, "grad") else what)
     optimizer = per_worker(optimizer)
-    of = (
-        grad
-        if isinstance(grad, LocalSteps)
-        else LocalSteps(lambda x: (), lambda k, t, s, x: (s, *grad(k, t, x)))
-    )
+    of = grad if isinstance(grad, LocalSteps) else LocalSteps(lambda x: (), _without_memory(grad))
 
     def init(key: Key, params: Stacked) -> LocalState:
         return LocalState(key, optimizer.init(params), of.init(params))
@@ -175,6 +171,20 @@ def local_update(grad: Grad | LocalSteps, optimizer: optax.GradientTransformatio
         return s._replace(opt=opt), u
 
     return LocalUpdate(init, gradient, apply)
+
+
+def _without_memory(grad: Grad) -> Callable[[Key, Array, Any, Stacked], tuple[Any, Array, Stacked]]:
+    """A gradient as the step of a `LocalSteps`, with a look at what it returns while it is traced."""
+
+    def step(key: Key, t: Array, nothing: Any, params: Stacked) -> tuple[Any, Array, Stacked]:
+        told = grad(key, t, params)
+        losses = jax.ShapeDtypeStruct(jnp.shape(jax.tree.leaves(params)[0])[:1], jnp.float32)
+        told = check_alike(
+            "what grad returns", tuple(told) if isinstance(told, list) else told, (losses, params)
+        )
+        return nothing, *told
+
+    return step
 
 
 def _each_loss(losses_and_gradients: Callable[[Stacked], tuple[Array, Stacked]]) -> Callable[[Any], Array]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import jax
+import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 _programs: WeakKeyDictionary = WeakKeyDictionary()
@@ -29,6 +30,16 @@ class Program(NamedTuple):
     def compiled(self, kept: Any, given: Any) -> Any:
         """The XLA program, which later calls with the same shapes use."""
         return self.run.lower(self.closed_over, kept, jax.tree.leaves(given)).compile()
+
+    def compiled_for(self, platform: str, over: Any, kept: Any, given: Any) -> Any:
+        """The XLA program for devices that may be described ones (see `platforms`).
+
+        Args:
+          platform: of the devices, such as "cpu", "cuda" or "tpu".
+          over: a sharding on these devices, which all arrays have that come without one.
+        """
+        args = jax.tree.map(functools.partial(_lying, over), (self.closed_over, kept, jax.tree.leaves(given)))
+        return self.run.trace(*args).lower(lowering_platforms=(platform,)).compile()
 
 
 def program(fun: Callable, static: tuple, kept: Any, given: Any) -> Program:
@@ -59,6 +70,11 @@ def program(fun: Callable, static: tuple, kept: Any, given: Any) -> Program:
     if not traced:
         programs[signature] = made
     return made
+
+
+def _lying(over: Any, leaf: Any) -> jax.ShapeDtypeStruct:
+    own = leaf.sharding if isinstance(leaf, jax.ShapeDtypeStruct) else None
+    return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=own or over)
 
 
 def is_traced(pytree: Any) -> bool:

@@ -13,17 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.tree_util import GetAttrKey
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from relaysim import checkpoint as checkpoints
 from relaysim import engine
 from relaysim.checkpoint import Checkpoint
-from relaysim.checks import check_count, check_key
-from relaysim.columns import settled
+from relaysim.checks import check_gaps, check_key
+from relaysim.columns import scan, settled
 from relaysim.engine import RunState, Taken
 from relaysim.memory import Memory, check_room, nbytes
 from relaysim.programs import Program, is_traced, program
 from relaysim.sharding import fetch, lies_over, spread
+from relaysim.timing import Network, Traffic, check_network, dates, traffic
 from relaysim.types import Algorithm, Array, Key, Stacked, sent
 
 Record = dict[str, Any]
@@ -58,7 +59,7 @@ class Trace(NamedTuple):
     """Arrays (R, ...): what `measure` returned; "loss" (R, n), each worker's mean loss over the steps
     since the last record; what else the method tells (`Info.metrics`); "vectors_sent", "messages_sent" and
     "bytes_sent" (R,), sent so far by a worker on average, and "busiest_vectors_sent" and "busiest_bytes_sent"
-    (R,) by the worker that sends most."""
+    (R,) by the worker that sends most; with a network "seconds" and "waited" (R, n), see `dated`."""
     params: Stacked
     """The models at the end, leaves (n, ...)."""
     state: Any
@@ -68,6 +69,34 @@ class Trace(NamedTuple):
     num_steps: Any
     """() the steps taken, which are fewer than asked for where `until` said so. Under vmap such a run has its
     records up to there, and NaN (or 0, where they are no floating-point numbers) from there on."""
+    traffic: Traffic | None = None
+    """What the method sends, no array."""
+
+    def dated(self, network: Network, key: Key) -> "Trace":
+        """The same run on a network: how long things take does not depend on the models.
+
+        >>> import optax, relaysim as rs
+        >>> task = rs.tasks.random_quadratics(jax.random.key(0), 8, 5)
+        >>> method = rs.relaysgd(task.grad, rs.relay_sum(rs.topology.chain(8)), optax.sgd(0.3))
+        >>> trace = rs.simulate(jax.random.key(1), method, task.init(jax.random.key(2)), num_steps=10)
+        >>> trace.dated(rs.timing.home(compute=0.1), jax.random.key(1)).metrics["seconds"].shape
+        (10, 8)
+
+        Args:
+          network: see `rs.timing`.
+          key: of what is random in the network; with that of the run it is as with `simulate(network=)`.
+
+        Returns:
+          A trace with the metrics "seconds" (R, n), when each worker was done with the step of each record,
+          and "waited" (R, n), the share of this time in which it did not compute, in double precision.
+
+        Raises:
+          ValueError: where the network is for another number of workers.
+        """
+        if self.traffic is None:
+            raise ValueError("traffic is None: this trace does not know what its method sends")
+        seconds, waited = dates(key, network, self.traffic, self.steps)
+        return self._replace(metrics=self.metrics | {"seconds": seconds, "waited": waited})
 
 
 def simulate(
@@ -83,6 +112,7 @@ def simulate(
     callback: Callable[[int, Record], Any] | None = None,
     progress: bool | str = False,
     checkpoint: Checkpoint | None = None,
+    network: Network | None = None,
 ) -> Trace:
     """Run a method from the given models.
 
@@ -118,6 +148,8 @@ def simulate(
         started again with the same arguments and `resume=True` ends as if nothing had happened, bit for bit.
         What it is checked against is the key, the numbers of steps, the first models and the shapes of all
         arrays; that method, data and hyperparameters are the same is up to the caller.
+      network: how long gradients and messages take: records "seconds" and "waited" as well, see
+        `Trace.dated`. The steps are the same on any network.
 
     Returns:
       A trace of R = T / every records. Where the run diverges a warning names the step and the worker, and so
@@ -129,10 +161,12 @@ def simulate(
         should, or the checkpoints in the folder are not this run's.
       MemoryError: where the method's state and the records cannot fit (see `estimate_memory`).
     """
-    gaps = _gaps(num_steps, every)
+    gaps = check_gaps(num_steps, every)
     check_key("key", key)
     _check(algorithm, params, state)
     _check_options(until, callback, progress, checkpoint, every)
+    if network is not None:
+        check_network(network, algorithm.num_workers)
     measure = measured(measure)
     start_key, run_key = jax.random.split(key)
     if state is None:
@@ -153,7 +187,7 @@ def simulate(
     if not traced:
         check_room(whole.outputs[:2], given)
     carry = start(start_key, given) if state is None else given
-    first = carry.step if is_traced(carry) else int(carry.step)
+    first = carry.step if is_traced(carry.step) else int(carry.step)
     made, stopped, records = 0, False, []
     with checkpoints.held(checkpoint) as asked_to_stop:
         if checkpoint:
@@ -203,7 +237,9 @@ def simulate(
         warn_of(divergence, "step")
     steps = first + np.cumsum(gaps[:made])
     models = algorithm.params(carry.method)
-    return Trace(steps, metrics | _costs(algorithm, models, steps), models, carry, divergence, taken)
+    sends = traffic(algorithm, models)
+    trace = Trace(steps, metrics | _costs(sends, steps), models, carry, divergence, taken, sends)
+    return trace if network is None else trace.dated(network, key)
 
 
 def estimate_memory(
@@ -237,7 +273,7 @@ def estimate_memory(
     Raises:
       ValueError: as `simulate`.
     """
-    num_records = len(_gaps(num_steps, every))
+    num_records = len(check_gaps(num_steps, every))
     _check(algorithm, params)
     key = jax.random.key(0)
     params = jax.tree.map(lambda leaf: _shape(leaf, getattr(leaf, "sharding", None)), params)
@@ -292,7 +328,7 @@ def _advance(
         return see(*engine.advance(algorithm, key, run, steps), steps)
 
     if until is None:
-        run, records = jax.lax.scan(record, run, gaps, length=num_records)
+        run, records = scan(record, run, gaps, num_records, in_pairs=every % 2 == 1)
         return run, records, jnp.asarray(num_records), jnp.asarray(False)
 
     def gap(step: Array, memory: tuple[Record, Array, Array]) -> int | Array:
@@ -348,15 +384,14 @@ def first_broken(broken: Array) -> Divergence:
     return Divergence(step, jnp.where(step < 0, -1, worker))
 
 
-def _costs(algorithm: Algorithm, params: Stacked, steps: np.ndarray) -> dict[str, np.ndarray]:
-    model_bytes = sum(leaf[0].size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
-    vectors, messages = sent(algorithm.messages(params), algorithm.num_workers)
+def _costs(sends: Traffic, steps: np.ndarray) -> dict[str, np.ndarray]:
+    vectors, messages = sent(sends.calls, sends.num_workers)
     return {
         "vectors_sent": steps * vectors.mean(),
         "busiest_vectors_sent": steps * vectors.max(),
         "messages_sent": steps * messages.mean(),
-        "bytes_sent": steps * vectors.mean() * model_bytes,
-        "busiest_bytes_sent": steps * vectors.max() * model_bytes,
+        "bytes_sent": steps * vectors.mean() * sends.model_bytes,
+        "busiest_bytes_sent": steps * vectors.max() * sends.model_bytes,
     }
 
 
@@ -376,22 +411,6 @@ def measured(measure: Measure | None) -> Measure:
     if takes == 2:
         return lambda params, state: measure(*settled((params, state)))
     return lambda params, state: measure(settled(params))
-
-
-def _gaps(num_steps: int, every: int | Sequence[int] | np.ndarray) -> np.ndarray:
-    """(R,) the steps before each record."""
-    num_steps = check_count("num_steps", num_steps)
-    if np.ndim(every) == 0:
-        every = check_count("every", every)
-        if num_steps % every:
-            raise ValueError(f"num_steps is {num_steps}, expected a multiple of every = {every}")
-        return np.full(num_steps // every, every)
-    gaps = np.diff(np.asarray(every), prepend=0)
-    if gaps.ndim != 1 or gaps.dtype.kind not in "iu" or not (gaps > 0).all() or gaps.sum() != num_steps:
-        raise ValueError(
-            f"every is {every!r}, expected ascending steps of which the last is num_steps = {num_steps}"
-        )
-    return gaps
 
 
 def _gaps_of(every: Any, gaps: np.ndarray) -> Array | None:
@@ -453,11 +472,12 @@ def _check_state(algorithm: Algorithm, state: RunState) -> None:
     """Whether a state is one of this method."""
     if not isinstance(state, RunState):
         raise ValueError(f"state is a {type(state).__name__}, expected the state of a trace, trace.state")
-    kinds = functools.partial(jax.tree.map, lambda leaf: (leaf.shape, leaf.dtype))
+    import chex  # slow to import
+
     try:
         models = algorithm.params(state.method)
-        like = kinds(jax.eval_shape(algorithm.init, jax.random.key(0), models)) == kinds(state.method)
-    except (AttributeError, TypeError, ValueError):
-        like = False
-    if not like:
-        raise ValueError("state is that of another method, or of other models, expected one of this method")
+        like = jax.eval_shape(algorithm.init, jax.random.key(0), models)
+        chex.assert_trees_all_equal_shapes_and_dtypes(like, state.method)
+    except (AssertionError, AttributeError, TypeError, ValueError):
+        expected = "expected one of this method"
+        raise ValueError(f"state is that of another method, or of other models, {expected}") from None

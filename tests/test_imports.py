@@ -12,7 +12,7 @@ FLOORS = [
     ["faults", "sharding", "timing"],
     ["mixing", "local", "models"],
     ["algorithms", "tasks"],
-    ["memory", "checkpoint", "engine", "programs"],
+    ["memory", "checkpoint", "engine", "platforms", "programs"],
     ["simulate"],
     ["asynchronous", "io", "plot", "threads"],
     ["sweep", "tuning", "kept"],

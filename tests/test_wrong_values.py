@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import relaysim as rs
-from relaysim import faults, topology
+from relaysim import faults, timing, topology
 
 N = 4
 sgd, key = optax.sgd(0.1), jax.random.key(0)
@@ -28,6 +28,7 @@ method = rs.dpsgd(never, rs.gossip(ring), sgd)
 gossip = partial(rs.quasi_global_momentum, never, rs.gossip(ring), sgd)
 quadratics = partial(rs.tasks.random_quadratics, num_workers=N, dim=3)
 simulate = partial(rs.simulate, key, method, np.ones((N, 3), np.float32), num_steps=2)
+simulate_with = partial(rs.simulate, key, params=np.ones((N, 3), np.float32), num_steps=2)
 tuned = partial(
     rs.tuning.fastest,
     lambda task, rate: rs.dpsgd(task.grad, rs.gossip(ring), optax.sgd(rate)),
@@ -49,6 +50,43 @@ TABLE = [
     ("topology", rs.gossip, {}, NO_GRAPHS),
     ("topology", rs.push, {}, NO_GRAPHS),
     ("trees", rs.relay_sum, {}, NO_GRAPHS),
+    (
+        "matrices",
+        rs.time_varying,
+        {},
+        [
+            *(
+                None,
+                [],
+                "base",
+                3,
+                ring,
+                [np.ones((N, 2))],
+                [np.eye(N), np.eye(3)],
+                [np.eye(N)],
+                [np.ones((N, N))],
+            ),
+            *([ring, "chain"], [np.full((N, N), np.nan)], [topology.exponential(N), np.tri(N)]),
+        ],
+    ),
+    ("push", rs.time_varying, {"matrices": [ring]}, NO_FLAGS),
+    ("drop", rs.time_varying, {"matrices": [ring]}, NO_NUMBERS[:-1]),
+    ("num_workers", topology.hyper_hypercube, {"degree": 2}, [*NO_COUNTS, 5]),
+    *(
+        (
+            name,
+            build,
+            {"num_workers": N, "degree": 2} | ({"seed": 0} if build is topology.equistatic else {}),
+            NO_COUNTS,
+        )
+        for build in (topology.base, topology.simple_base, topology.equistatic)
+        for name in ("num_workers", "degree")
+    ),
+    ("eta", topology.equidynamic, {"num_workers": N}, [*NO_NUMBERS, 0.0, 1.1]),
+    ("num_phases", topology.equidynamic, {"num_workers": N}, NO_COUNTS),
+    ("starts", topology.equidynamic_phases, {"num_workers": N, "shifts": [1, 2]}, [[1], [[1, 2]]]),
+    ("peers", topology.ceca, {"num_workers": N}, [*NO_COUNTS[:7], 3]),
+    ("num_workers", topology.ceca, {"peers": 1}, [*NO_COUNTS, 5]),
     ("fill", rs.relay_sum, {"trees": chain}, ["zero", None, 0]),
     ("mixers", rs.deal, {}, [None, "mixers", [ring], rs.gossip(ring)]),
     ("num_workers", rs.all_reduce, {}, NO_COUNTS),
@@ -74,6 +112,17 @@ TABLE = [
     ("mixer", partial(rs.dpsgd, never, optimizer=sgd), {}, [ring, None, "gossip", N]),
     ("grad", partial(rs.dpsgd, mixer=rs.gossip(ring), optimizer=sgd), {}, [None, 3, "grad"]),
     ("steps", partial(rs.local_steps, never, sgd), {}, NO_COUNTS),
+    (
+        "grad",
+        lambda grad: simulate_with(algorithm=rs.dpsgd(grad, rs.gossip(ring), sgd)),
+        {},
+        [
+            lambda key, step, x: x,
+            lambda key, step, x: (x, x),
+            lambda key, step, x: (x[:, 0], x[:, :2]),
+            lambda key, step, x: x.sum(),
+        ],
+    ),
     ("key", quadratics, {}, NO_KEYS),
     ("zeta2", quadratics, {"key": key}, [*NO_NUMBERS, -1.0, np.inf]),
     ("mu", quadratics, {"key": key}, [*NO_NUMBERS[:6], 0.0, 1.5]),
@@ -100,6 +149,30 @@ TABLE = [
     ("batch_size", classification, {}, NO_COUNTS),
     ("test_batch", classification, {}, NO_COUNTS),
     ("group", classification, {}, [c for c in NO_COUNTS if c is not None]),
+    ("compute", timing.Network, {}, ["1", None, -1, np.nan, np.inf, True, [1, -1], np.ones((2, 2))]),
+    ("latency", timing.Network, {}, ["1", None, -1, np.ones(2), np.ones((2, 3)), -np.ones((2, 2))]),
+    ("upload", timing.Network, {}, ["1", None, 0, -1, np.nan, True, [1, 0], np.ones((2, 2))]),
+    ("download", timing.Network, {}, ["1", None, 0, -1, np.nan, True, [1, 0], np.ones((2, 2))]),
+    ("timeout", timing.Network, {"drop": 0.1}, ["1", None, -1, np.inf]),
+    ("drop", timing.Network, {"timeout": 1.0}, ["0.1", None, -1, 2]),
+    ("mean", timing.lognormal, {"sigma": 1}, [*NO_NUMBERS, -1]),
+    ("sigma", timing.lognormal, {"mean": 1}, [*NO_NUMBERS, -1]),
+    ("shift", timing.shifted_exponential, {"mean": 1}, [*NO_NUMBERS, -1]),
+    ("share", timing.stragglers, {"factor": 2}, [*NO_NUMBERS, -0.1, 1.1]),
+    ("factor", timing.stragglers, {"share": 0.5}, [*NO_NUMBERS, -1]),
+    ("value", timing.constant, {}, ["1", None, -1, np.inf, -np.ones(2), np.ones((2, 2))]),
+    ("distribution", timing.of_worker, {}, [1.0, None, "lognormal"]),
+    ("cloud", timing.regions, {"places": 3}, ["azure", None, 3]),
+    ("places", timing.regions, {"cloud": "gcp"}, ["us-east1", None, 0, 2.0, ["moon"], [3]]),
+    ("network", simulate, {}, [3, "wan", timing.wan]),
+    ("compute", lambda compute: simulate(network=timing.Network(compute)), {}, [np.ones(3)]),
+    ("latency", lambda latency: simulate(network=timing.Network(1, latency)), {}, [np.ones((3, 3))]),
+    (
+        "method",
+        partial(timing.seconds, key, timing.wan(), params=np.ones((N, 3)), num_steps=1),
+        {},
+        [never, 3],
+    ),
     ("mask", partial(rs.metrics.of_workers, never), {}, ["all", None, [1, 0], [[True]], [False]]),
 ]
 CASES = [

@@ -1,32 +1,19 @@
 """When things happen where nobody waits at a barrier: computed on the host, for all workers at once."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
 from relaysim.asynchronous.types import Events, Horizon, Order
-from relaysim.timing import Network, in_float64
-from relaysim.types import Array, Key
+from relaysim.timing import Network
+from relaysim.types import Key
 
 STEPS = 64
 """How many steps of each worker are looked at first."""
 _CHOICES = 0x7111
 """The stream of a key for what workers choose; none of those of a network."""
-
-
-@in_float64
-@partial(jax.jit, static_argnums=3)
-def _drawn(network: Network, key: Key, steps: Array, num_workers: int) -> Array:
-    return network.compute_times(key, steps, num_workers)
-
-
-@in_float64
-@jax.jit
-def _of_links(network: Network, key: Key, senders: Array, receivers: Array) -> Array:
-    return network.latencies(key, senders, receivers)
 
 
 def up_to(horizon: Horizon, times: Callable[[int], tuple]) -> tuple:
@@ -52,7 +39,7 @@ def up_to(horizon: Horizon, times: Callable[[int], tuple]) -> tuple:
 def compute_times(network: Network, key: Key, num_workers: int, num_steps: int) -> np.ndarray:
     """(n, K) the seconds that each gradient takes."""
     firsts = range(0, num_steps, STEPS)
-    drawn = [_drawn(network, key, np.arange(first, first + STEPS), num_workers) for first in firsts]
+    drawn = [network.compute_times(key, np.arange(first, first + STEPS), num_workers) for first in firsts]
     times = np.concatenate(drawn)[:num_steps].T
     if not times.any(1).all():
         idle = int(np.argmin(times.any(1)))
@@ -66,7 +53,7 @@ def latencies(network: Network, key: Key, senders: np.ndarray, receivers: np.nda
         return np.full(senders.shape, network.latency)
     n = int(max(senders.max(initial=0), receivers.max(initial=0))) + 1
     links, which = np.unique(senders * n + receivers, return_inverse=True)
-    return np.asarray(_of_links(network, key, *np.divmod(links, n)))[which.reshape(senders.shape)]
+    return np.asarray(network.latencies(key, *np.divmod(links, n)))[which.reshape(senders.shape)]
 
 
 def done_times(compute: np.ndarray, pause: Any) -> np.ndarray:

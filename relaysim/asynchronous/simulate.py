@@ -24,7 +24,7 @@ from relaysim.simulate import (
     united,
     warn_of,
 )
-from relaysim.timing import Network
+from relaysim.timing import check_network
 from relaysim.types import Array, Key, Stacked
 
 
@@ -286,8 +286,6 @@ def _horizon(seconds: Any, num_events: Any, every: Any) -> Horizon:
 
 
 def _check_network(network: Any, num_workers: int) -> None:
-    if not isinstance(network, Network):
-        raise ValueError(f"network is {network!r}, expected an rs.timing.Network")
-    network.check_workers(num_workers)
+    check_network(network, num_workers)
     if loss_of(network.drop, num_workers) is not None:
         raise ValueError("network loses messages, expected one without drop: who would wait for a time-out?")

@@ -4,6 +4,7 @@ A network says how long a gradient takes, and a message. Seconds are real ones, 
 are float64, whatever jax is set to.
 """
 
+from relaysim.timing.clock import Traffic, dates, seconds, traffic
 from relaysim.timing.distributions import (
     Distribution,
     constant,
@@ -12,16 +13,18 @@ from relaysim.timing.distributions import (
     shifted_exponential,
     stragglers,
 )
-from relaysim.timing.network import Between, Network, in_float64
-from relaysim.timing.ready import NETWORKS, datacenter, home, lan, regions, round_trips, wan
+from relaysim.timing.network import Between, Network, check_network, in_float64
+from relaysim.timing.ready import datacenter, home, lan, regions, round_trips, wan
 
 __all__ = [
-    "NETWORKS",
     "Between",
     "Distribution",
     "Network",
+    "Traffic",
+    "check_network",
     "constant",
     "datacenter",
+    "dates",
     "home",
     "in_float64",
     "lan",
@@ -29,7 +32,9 @@ __all__ = [
     "of_worker",
     "regions",
     "round_trips",
+    "seconds",
     "shifted_exponential",
     "stragglers",
+    "traffic",
     "wan",
 ]
