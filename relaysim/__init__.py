@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from relaysim import (
     catalogue,
     compress,
+    asynchronous,
+    catalogue,
     faults,
     io,
     metrics,
@@ -90,6 +92,7 @@ __all__ = [
     "all_reduce",
     "allreduce",
     "beer",
+    "asynchronous",
     "best",
     "btpp",
     "catalogue",

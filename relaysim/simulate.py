@@ -42,6 +42,14 @@ class Divergence(NamedTuple):
         return bool(self.step >= 0)
 
 
+def warn_of(divergence: Divergence, what: str) -> None:
+    """Warn where there is one, whose `step` is the number of a `what`."""
+    if divergence:
+        warnings.warn(
+            f"diverged: worker {divergence.worker} is not finite after {what} {divergence.step}", stacklevel=3
+        )
+
+
 class Trace(NamedTuple):
     """What a run leaves behind, R records long."""
 
@@ -159,7 +167,7 @@ def simulate(
     _check_options(until, callback, progress, checkpoint, every)
     if network is not None:
         check_network(network, algorithm.num_workers)
-    measure = _measured(measure)
+    measure = measured(measure)
     start_key, run_key = jax.random.split(key)
     if state is None:
         given = jax.tree.map(jnp.array, params)  # a copy, since what is carried on is given away
@@ -222,15 +230,11 @@ def simulate(
                     raise checkpoints.Interrupted(checkpoint, taken, num_steps, signal)
 
     metrics = _joined(records)
-    divergence, taken = _first(carry.broken), carry.step
+    divergence, taken = first_broken(carry.broken), carry.step
     if not is_traced(carry):
         metrics, divergence, taken = fetch((metrics, divergence, taken))
         divergence, taken = Divergence(int(divergence.step), int(divergence.worker)), int(taken)
-        if divergence:
-            warnings.warn(
-                f"diverged: worker {divergence.worker} is not finite after step {divergence.step}",
-                stacklevel=2,
-            )
+        warn_of(divergence, "step")
     steps = first + np.cumsum(gaps[:made])
     models = algorithm.params(carry.method)
     sends = traffic(algorithm, models)
@@ -276,7 +280,7 @@ def estimate_memory(
     start = program(_begin, (algorithm, lies_over(params)), key, params)
     laid = jax.tree.unflatten(jax.tree.structure(start.outputs), start.compiled(key, params).output_shardings)
     carry = jax.tree.map(_shape, start.outputs, laid)
-    advance = program(_advance, (algorithm, _measured(measure), None, every, num_records), (key, None), carry)
+    advance = program(_advance, (algorithm, measured(measure), None, every, num_records), (key, None), carry)
     needs = advance.compiled((key, None), carry).memory_analysis()
     parts = {"given": nbytes(params)}
     for path, leaf in jax.tree.leaves_with_path(carry.method):
@@ -317,7 +321,7 @@ def _advance(
     def see(run: RunState, taken: Taken, steps: int | Array) -> tuple[RunState, Record]:
         run, params = engine.look(algorithm, run)
         record = {"loss": taken.loss / jnp.asarray(steps, taken.loss.dtype), **taken.metrics}
-        return run, _united(record, measure(params, run.method))
+        return run, united(record, measure(params, run.method))
 
     def record(run: RunState, gap: Array | None) -> tuple[RunState, Record]:
         steps = every if gap is None else gap
@@ -351,7 +355,7 @@ def _blank(length: int, leaf: Any) -> Array:
     return jnp.full((length, *leaf.shape), empty, leaf.dtype)
 
 
-def _united(record: Record, measured: Any) -> Record:
+def united(record: Record, measured: Any) -> Record:
     if not isinstance(measured, dict) or not all(isinstance(name, str) for name in measured):
         raise ValueError(f"measure returned {measured!r}, expected a dict of arrays by name")
     if twice := sorted(record.keys() & measured.keys()):
@@ -372,7 +376,7 @@ def _joined(records: list[Record]) -> Record:
     return jax.tree.map(lambda *parts: jnp.concatenate(parts) if len(parts) > 1 else parts[0], *records)
 
 
-def _first(broken: Array) -> Divergence:
+def first_broken(broken: Array) -> Divergence:
     """The first worker to break (the lowest, among those that did in the same step), and when."""
     order = jnp.where(broken < 0, jnp.iinfo(jnp.int32).max, broken)
     worker = jnp.argmin(order).astype(jnp.int32)
@@ -391,7 +395,7 @@ def _costs(sends: Traffic, steps: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def _measured(measure: Measure | None) -> Measure:
+def measured(measure: Measure | None) -> Measure:
     """`measure` as a function of the models and the method's state.
 
     It is computed apart from the step before, so that its last bits do not hang on how many steps there are.
@@ -420,7 +424,11 @@ def _check(algorithm: Algorithm, params: Stacked, state: RunState | None = None)
         )
     if state is not None:
         return _check_state(algorithm, state)
-    n = algorithm.num_workers
+    check_models(params, algorithm.num_workers)
+
+
+def check_models(params: Stacked, n: int) -> None:
+    """Raise a ValueError where these are no models of n workers, or the first of them is not finite."""
     leaves = jax.tree.leaves_with_path(params)
     if not leaves:
         raise ValueError("params holds no arrays, expected a pytree with leaves (n, ...)")

@@ -14,7 +14,7 @@ FLOORS = [
     ["algorithms", "tasks", "theory"],
     ["memory", "checkpoint", "engine", "platforms", "programs"],
     ["simulate"],
-    ["io", "plot", "threads"],
+    ["asynchronous", "io", "plot", "threads"],
     ["sweep", "tuning", "kept"],
     ["compare", "recipe"],
     ["catalogue"],
