@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from relaysim.local import LocalState
-from relaysim.types import Algorithm, Array, Calls, Info, Key, Mixer, Stacked, scaled
+from relaysim.types import Algorithm, Array, Calls, Info, Key, Mixer, Stacked, made_by, scaled
 
 
 class State(NamedTuple):
@@ -40,4 +40,5 @@ def method(
     def messages(models: Stacked) -> Calls:
         return scaled(mixer.messages(), vectors(models) if callable(vectors) else vectors)
 
-    return Algorithm(mixer.num_workers, init, step, params, messages)
+    name = f"{made_by(step)} with {mixer.name or made_by(mixer.mix)}"
+    return Algorithm(mixer.num_workers, init, step, params, messages, name)

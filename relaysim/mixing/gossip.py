@@ -52,7 +52,8 @@ def gossip(
         matrix = topologies.check_weights(weights, topology)
     if lazy:
         matrix = (matrix + scipy.sparse.eye_array(topology.num_workers)) / 2
-    return _linear(matrix, drop, mesh, renormalise=True)
+    name = f"gossip on {topology.name}" + (" (lazy)" if lazy else "")
+    return _linear(name, matrix, drop, mesh, renormalise=True)
 
 
 def push(topology: Topology, *, drop: Drop = 0.0, mesh: Mesh | None = None) -> Mixer:
@@ -73,10 +74,11 @@ def push(topology: Topology, *, drop: Drop = 0.0, mesh: Mesh | None = None) -> M
     n, senders, receivers = topology.num_workers, topology.senders, topology.receivers
     share = 1 / (1 + topology.out_degrees)
     edges = scipy.sparse.coo_array((share[senders], (receivers, senders)), shape=(n, n))
-    return _linear(edges + scipy.sparse.diags_array(share), drop, mesh, renormalise=False)
+    matrix = edges + scipy.sparse.diags_array(share)
+    return _linear(f"push on {topology.name}", matrix, drop, mesh, renormalise=False)
 
 
-def _linear(matrix: Any, drop: Drop, mesh: Mesh | None, *, renormalise: bool) -> Mixer:
+def _linear(name: str, matrix: Any, drop: Drop, mesh: Mesh | None, *, renormalise: bool) -> Mixer:
     """x_i ← Σ_j M_ij x_j, a message along each edge j → i with M_ij ≠ 0."""
     matrix = scipy.sparse.csr_array(matrix)
     matrix.sum_duplicates()  # which sorts the edges by receiver and sender
@@ -107,7 +109,7 @@ def _linear(matrix: Any, drop: Drop, mesh: Mesh | None, *, renormalise: bool) ->
     def init(x: Stacked) -> Any:
         return loss.init(len(weights)) if loss else ()
 
-    return Mixer(n, init, mix, messages=lambda: [[Messages(senders, receivers)]])
+    return Mixer(n, init, mix, messages=lambda: [[Messages(senders, receivers)]], name=name)
 
 
 def _connected(graph: Any) -> Topology:
