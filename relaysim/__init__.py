@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from relaysim import catalogue, faults, io, metrics, models, sharding, tasks, topology, tuning
+from relaysim import catalogue, faults, io, metrics, models, sharding, tasks, timing, topology, tuning
 from relaysim.algorithms import (
     allreduce,
     d2,
@@ -18,7 +18,7 @@ from relaysim.checkpoint import Checkpoint
 from relaysim.compare import Comparison, compare, search
 from relaysim.local import local_steps, local_update, per_worker
 from relaysim.memory import Memory
-from relaysim.mixing import all_reduce, deal, gossip, one_peer_exponential, push, relay_sum
+from relaysim.mixing import all_reduce, deal, gossip, one_peer_exponential, push, relay_sum, time_varying
 from relaysim.simulate import Divergence, RunState, Trace, estimate_memory, simulate
 from relaysim.sweep import best, sweep
 from relaysim.topology import Topology
@@ -74,6 +74,8 @@ __all__ = [
     "simulate",
     "sweep",
     "tasks",
+    "time_varying",
+    "timing",
     "topology",
     "tuning",
 ]

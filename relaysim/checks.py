@@ -61,6 +61,22 @@ def check_key(name: str, key: Any) -> jax.Array:
     return key
 
 
+def check_gaps(num_steps: Any, every: Any) -> np.ndarray:
+    """(R,) the steps before each record, where these are taken every so many steps, or at given ones."""
+    num_steps = check_count("num_steps", num_steps)
+    if np.ndim(every) == 0:
+        every = check_count("every", every)
+        if num_steps % every:
+            raise ValueError(f"num_steps is {num_steps}, expected a multiple of every = {every}")
+        return np.full(num_steps // every, every)
+    gaps = np.diff(np.asarray(every), prepend=0)
+    if gaps.ndim != 1 or gaps.dtype.kind not in "iu" or not (gaps > 0).all() or gaps.sum() != num_steps:
+        raise ValueError(
+            f"every is {every!r}, expected ascending steps of which the last is num_steps = {num_steps}"
+        )
+    return gaps
+
+
 def check_alike(name: str, value: Any, like: Any) -> Any:
     """The pytree: one with the leaves of `like` and their shapes.
 

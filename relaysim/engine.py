@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from relaysim.columns import repeat
+from relaysim.columns import repeat, repeated
 from relaysim.metrics import all_finite
 from relaysim.types import Algorithm, Array, Info, Key, Stacked
 
@@ -61,7 +61,7 @@ def advance(
     carry = run, nothing(algorithm, key, run) if taken is None else taken
     if isinstance(steps, int):
         return repeat(step, steps, carry)
-    return jax.lax.fori_loop(0, steps, lambda _, carry: step(carry), carry)
+    return repeated(step, steps, carry)
 
 
 def silent(algorithm: Algorithm) -> Algorithm:

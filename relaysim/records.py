@@ -10,6 +10,7 @@ import numpy as np
 
 from relaysim import engine
 from relaysim.checks import kinds
+from relaysim.columns import scan
 from relaysim.engine import RunState, Taken
 from relaysim.programs import program
 from relaysim.progress import Bar
@@ -40,7 +41,7 @@ def advance(
         return _see(algorithm, measure, *engine.advance(algorithm, key, run, steps), steps)
 
     if until is None:
-        run, records = jax.lax.scan(record, run, gaps, length=num_records)
+        run, records = scan(record, run, gaps, num_records, in_pairs=every % 2 == 1)
         return run, records, jnp.asarray(num_records), jnp.asarray(False)
 
     def gap(step: Array, memory: tuple[Record, Array, Array]) -> int | Array:

@@ -17,7 +17,7 @@ from jax.tree_util import GetAttrKey
 from relaysim import checkpoint as checkpoints
 from relaysim import engine
 from relaysim.checkpoint import Checkpoint
-from relaysim.checks import check_count, check_key, kinds
+from relaysim.checks import check_gaps, check_key, kinds
 from relaysim.columns import settled
 from relaysim.engine import RunState
 from relaysim.memory import Memory, check_room, nbytes
@@ -127,7 +127,7 @@ def simulate(
         should, or the checkpoints in the folder are not this run's.
       MemoryError: where the method's state and the records cannot fit (see `estimate_memory`).
     """
-    gaps = _gaps(num_steps, every)
+    gaps = check_gaps(num_steps, every)
     check_key("key", key)
     _check(algorithm, params, state)
     _check_options(until, callback, progress, checkpoint, every)
@@ -235,7 +235,7 @@ def estimate_memory(
     Raises:
       ValueError: as `simulate`.
     """
-    num_records = len(_gaps(num_steps, every))
+    num_records = len(check_gaps(num_steps, every))
     _check(algorithm, params)
     key = jax.random.key(0)
     params = jax.tree.map(lambda leaf: _shape(leaf, getattr(leaf, "sharding", None)), params)
@@ -319,22 +319,6 @@ def _measured(measure: Measure | None) -> Measure:
     if takes == 2:
         return lambda params, state: measure(*settled((params, state)))
     return lambda params, state: measure(settled(params))
-
-
-def _gaps(num_steps: int, every: int | Sequence[int] | np.ndarray) -> np.ndarray:
-    """(R,) the steps before each record."""
-    num_steps = check_count("num_steps", num_steps)
-    if np.ndim(every) == 0:
-        every = check_count("every", every)
-        if num_steps % every:
-            raise ValueError(f"num_steps is {num_steps}, expected a multiple of every = {every}")
-        return np.full(num_steps // every, every)
-    gaps = np.diff(np.asarray(every), prepend=0)
-    if gaps.ndim != 1 or gaps.dtype.kind not in "iu" or not (gaps > 0).all() or gaps.sum() != num_steps:
-        raise ValueError(
-            f"every is {every!r}, expected ascending steps of which the last is num_steps = {num_steps}"
-        )
-    return gaps
 
 
 def _gaps_of(every: Any, gaps: np.ndarray) -> Array | None:

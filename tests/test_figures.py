@@ -7,6 +7,8 @@ import pytest
 from relaysim import cli, io, plot
 from relaysim.studies import scaling
 
+SEARCHES = ["method", "zeta2", "seed", "steps", "learning_rate", "noise", "step", "suboptimality"]
+
 
 @pytest.mark.parametrize(
     ("name", "columns"),
@@ -14,10 +16,9 @@ from relaysim.studies import scaling
         ("figure3", ["method", "root", "learning_rate", "step", "vectors", "suboptimality"]),
         ("figure5", ["method", "topology", "n", "metric", "step", "value"]),
         ("figure6", ["topology", "n", "closed_form", "impulse", "descent"]),
-        *(
-            (name, ["method", "zeta2", "seed", "steps", "learning_rate", "noise", "step", "suboptimality"])
-            for name in ("figure7", "figure8", "figure10")
-        ),
+        pytest.param("figure7", SEARCHES, marks=pytest.mark.slow),
+        pytest.param("figure8", SEARCHES, marks=pytest.mark.slow),
+        ("figure10", SEARCHES),
         ("figure9", ["network", "method", "n", "step", "error", "expected"]),
     ],
 )

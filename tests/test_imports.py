@@ -9,10 +9,10 @@ ROOT = Path(relaysim.__file__).parent
 FLOORS = [
     ["types", "checks"],
     ["topology", "columns", "metrics"],
-    ["faults", "sharding"],
+    ["faults", "sharding", "timing"],
     ["mixing", "local", "models"],
     ["algorithms", "tasks"],
-    ["memory", "checkpoint", "engine", "programs", "progress"],
+    ["memory", "checkpoint", "engine", "platforms", "programs", "progress"],
     ["records", "simulate"],
     ["io", "plot", "threads"],
     ["sweep", "tuning", "kept"],

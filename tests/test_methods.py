@@ -26,6 +26,10 @@ def directed(n):
     return topology.from_edges(n, [(i, j) for i, j in edges if i != j], directed=True)
 
 
+def changing(n):
+    return [topology.ring(n), topology.star(n), topology.chain(n)]
+
+
 ring, random_tree = topology.ring, functools.partial(topology.random_tree, seed=1)
 outage = rs.faults.Outage([0], 3, 6)
 
@@ -130,6 +134,29 @@ ROWS = [
         "push_sum_directed_drops",
         lambda grad, opt, n: rs.push_sum(grad, rs.push(directed(n), drop=0.2), opt),
         lambda n, x0, *run: twins.push_sum(twins.push(directed(n), drop=0.2), *run),
+    ),
+    Row(
+        "d2_time_varying",
+        lambda grad, opt, n: rs.d2(grad, rs.time_varying(topology.simple_base(n, 2)), opt),
+        lambda n, x0, *run: twins.d2(
+            twins.time_varying([twins.gossip(w.toarray()) for w in topology.simple_base(n, 2)]), *run
+        ),
+    ),
+    Row(
+        "gradient_tracking_time_varying",
+        lambda grad, opt, n: rs.gradient_tracking(grad, rs.time_varying(changing(n), drop=0.3), opt),
+        lambda n, x0, *run: twins.gradient_tracking(
+            twins.time_varying([twins.gossip(twins.metropolis(g), drop=0.3) for g in changing(n)]), *run
+        ),
+    ),
+    Row(
+        "push_sum_time_varying",
+        lambda grad, opt, n: rs.push_sum(
+            grad, rs.time_varying([directed(n), ring(n)], push=True, drop=0.2), opt
+        ),
+        lambda n, x0, *run: twins.push_sum(
+            twins.time_varying([twins.push(g, drop=0.2) for g in (directed(n), ring(n))]), *run
+        ),
     ),
     Row(
         "allreduce",

@@ -180,17 +180,17 @@ def test_a_measure_that_is_written_twice_is_compiled_once():
     assert len(programs._programs[method.step]) == kept
 
 
-def test_metrics_do_not_hang_on_the_interval():
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(k, marks=pytest.mark.slow) for k in range(2, 6))])
+def test_metrics_do_not_hang_on_the_interval(seed):
     """To the last bit, though a step before a record compiles to something else where it is the only one."""
-    for seed in range(6):
-        some = rs.tasks.random_quadratics(jax.random.key(seed), 5 + seed, 3 + 4 * seed, zeta2=1.0, noise=0.1)
-        method = rs.relaysgd(some.grad, rs.relay_sum(topology.random_tree(5 + seed, seed)), optax.sgd(0.1))
-        often, seldom = (
-            rs.simulate(key, method, some.init(key) + 1, num_steps=12, every=e, measure=some.measure)
-            for e in (1, 6)
-        )
-        for name in ("suboptimality", "worker_suboptimality", "consensus_distance"):
-            np.testing.assert_array_equal(often.metrics[name][5::6], seldom.metrics[name])
+    some = rs.tasks.random_quadratics(jax.random.key(seed), 5 + seed, 3 + 4 * seed, zeta2=1.0, noise=0.1)
+    method = rs.relaysgd(some.grad, rs.relay_sum(topology.random_tree(5 + seed, seed)), optax.sgd(0.1))
+    often, seldom = (
+        rs.simulate(key, method, some.init(key) + 1, num_steps=12, every=e, measure=some.measure)
+        for e in (1, 6)
+    )
+    for name in ("suboptimality", "worker_suboptimality", "consensus_distance"):
+        np.testing.assert_array_equal(often.metrics[name][5::6], seldom.metrics[name])
 
 
 def test_metrics_of_some_workers_alone():

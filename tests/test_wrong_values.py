@@ -50,6 +50,43 @@ TABLE = [
     ("topology", rs.gossip, {}, NO_GRAPHS),
     ("topology", rs.push, {}, NO_GRAPHS),
     ("trees", rs.relay_sum, {}, NO_GRAPHS),
+    (
+        "matrices",
+        rs.time_varying,
+        {},
+        [
+            *(
+                None,
+                [],
+                "base",
+                3,
+                ring,
+                [np.ones((N, 2))],
+                [np.eye(N), np.eye(3)],
+                [np.eye(N)],
+                [np.ones((N, N))],
+            ),
+            *([ring, "chain"], [np.full((N, N), np.nan)], [topology.exponential(N), np.tri(N)]),
+        ],
+    ),
+    ("push", rs.time_varying, {"matrices": [ring]}, NO_FLAGS),
+    ("drop", rs.time_varying, {"matrices": [ring]}, NO_NUMBERS[:-1]),
+    ("num_workers", topology.hyper_hypercube, {"degree": 2}, [*NO_COUNTS, 5]),
+    *(
+        (
+            name,
+            build,
+            {"num_workers": N, "degree": 2} | ({"seed": 0} if build is topology.equistatic else {}),
+            NO_COUNTS,
+        )
+        for build in (topology.base, topology.simple_base, topology.equistatic)
+        for name in ("num_workers", "degree")
+    ),
+    ("eta", topology.equidynamic, {"num_workers": N}, [*NO_NUMBERS, 0.0, 1.1]),
+    ("num_phases", topology.equidynamic, {"num_workers": N}, NO_COUNTS),
+    ("starts", topology.equidynamic_phases, {"num_workers": N, "shifts": [1, 2]}, [[1], [[1, 2]]]),
+    ("peers", topology.ceca, {"num_workers": N}, [*NO_COUNTS[:7], 3]),
+    ("num_workers", topology.ceca, {"peers": 1}, [*NO_COUNTS, 5]),
     ("fill", rs.relay_sum, {"trees": chain}, ["zero", None, 0]),
     ("mixers", rs.deal, {}, [None, "mixers", [ring], rs.gossip(ring)]),
     ("num_workers", rs.all_reduce, {}, NO_COUNTS),

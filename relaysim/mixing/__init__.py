@@ -10,5 +10,6 @@ from relaysim.mixing.gossip import gossip, push
 from relaysim.mixing.peers import one_peer_exponential
 from relaysim.mixing.reduce import all_reduce
 from relaysim.mixing.relay import relay_sum
+from relaysim.mixing.time_varying import time_varying
 
-__all__ = ["all_reduce", "deal", "gossip", "one_peer_exponential", "push", "relay_sum"]
+__all__ = ["all_reduce", "deal", "gossip", "one_peer_exponential", "push", "relay_sum", "time_varying"]
