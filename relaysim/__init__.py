@@ -3,10 +3,9 @@
 from typing import TYPE_CHECKING
 
 from relaysim import (
-    catalogue,
-    compress,
     asynchronous,
     catalogue,
+    compress,
     faults,
     io,
     metrics,
@@ -91,8 +90,8 @@ __all__ = [
     "Trace",
     "all_reduce",
     "allreduce",
-    "beer",
     "asynchronous",
+    "beer",
     "best",
     "btpp",
     "catalogue",

@@ -268,7 +268,7 @@ def train(settings: Settings, *, progress: bool = False, checkpoint: Checkpoint 
                 num_steps=steps_of(s, task),
                 every=every_of(s, task),
                 measure=task.measure,
-                progress=progress and f"seed {seed}",
+                progress=progress and "accuracy",
                 checkpoint=checkpoint and replace(checkpoint, folder=Path(checkpoint.folder) / f"seed{seed}"),
                 network=network,
             )

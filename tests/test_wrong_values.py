@@ -198,6 +198,7 @@ TABLE = [
     ("progress", simulate, {}, [3, None, [True]]),
     ("checkpoint", simulate, {}, ["out", 3, True]),
     ("state", simulate, {}, [3, "last", np.ones((N, 3))]),
+    ("rate", partial(rs.sweep, never), {}, ["fast", ["a", "b"], [], [None], 0.1]),
     ("target", tuned, {"start": 1.0}, [0.0, -1.0, np.inf, np.nan, [1.0, 2.0]]),
     ("start", tuned, {"target": 1.0}, [0.0, -1.0, np.inf, np.nan, [1.0, 2.0]]),
     ("batch_size", classification, {}, NO_COUNTS),
