@@ -16,7 +16,7 @@ from relaysim.checks import check_count
 from relaysim.metrics import chosen, consensus_distance, mean_model
 from relaysim.tasks.augment import Augment
 from relaysim.tasks.datasets import Dataset
-from relaysim.tasks.grouped import apply, default_group, on_cpu, stacked
+from relaysim.tasks.grouped import apply, default_group, default_patches, stacked
 from relaysim.tasks.partition import check_shares
 from relaysim.tasks.sampling import batch_indices, check_sizes, in_one_row
 from relaysim.types import Array, Key, Stacked
@@ -212,9 +212,10 @@ def classification(
         scaled (see `augment`).
       test_batch: at most so many test samples at a time go through all n models in `measure`: more of them
         take more memory, and change nothing else.
-      group: how many workers are computed at once, the others waiting: fewer take less memory. By default 1
-        where convolutions are computed as products, n otherwise: the fastest, as measured on a CPU.
-      patches: compute convolutions as products of matrices (see `stacked`); by default on CPUs alone.
+      group: how many workers are computed at once, the others waiting: fewer take less memory. By default,
+        where convolutions are computed as products, 1 on CPUs and up to 64 on GPUs, n otherwise: the fastest,
+        as measured.
+      patches: compute convolutions as products of matrices (see `stacked`); by default on CPUs and GPUs.
 
     Raises:
       ValueError: for anything that does not fit together.
@@ -233,7 +234,7 @@ def classification(
     check_sizes(sizes, batch_size)
     check_count("test_batch", test_batch)
     mean, std = _scale(dataset)
-    patches = on_cpu() if patches is None else patches
+    patches = default_patches() if patches is None else patches
     if group is not None:
         check_count("group", group)
     task = Classification(
