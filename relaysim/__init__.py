@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from relaysim import (
+    asynchronous,
     catalogue,
     compress,
     faults,
@@ -11,6 +12,7 @@ from relaysim import (
     models,
     sharding,
     tasks,
+    theory,
     timing,
     topology,
     tuning,
@@ -56,6 +58,7 @@ from relaysim.mixing import (
     deal,
     epidemic,
     gossip,
+    keep_local,
     one_peer_exponential,
     push,
     random_matching,
@@ -87,6 +90,7 @@ __all__ = [
     "Trace",
     "all_reduce",
     "allreduce",
+    "asynchronous",
     "beer",
     "best",
     "btpp",
@@ -113,6 +117,7 @@ __all__ = [
     "gta",
     "io",
     "k_gt",
+    "keep_local",
     "led",
     "local_steps",
     "local_update",
@@ -141,6 +146,7 @@ __all__ = [
     "sweep",
     "tasks",
     "teleportation",
+    "theory",
     "time_varying",
     "timing",
     "topology",

@@ -2,7 +2,6 @@
 
 import math
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -99,24 +98,29 @@ def check_alike(name: str, value: Any, like: Any) -> Any:
 
     >>> check_alike("gradients", {"w": jnp.zeros((4, 3))}, {"w": jnp.ones((4, 2))})
     Traceback (most recent call last):
-    ValueError: gradients is {'w': 'float32[4,3]'}, expected {'w': 'float32[4,2]'}
+    ValueError: gradients is {w: float32[4,3]}, expected {w: float32[4,2]}
     """
     import chex  # slow to import
 
     try:
         chex.assert_trees_all_equal_shapes(value, like)
     except (AssertionError, AttributeError, TypeError, ValueError):  # chex tells at length
-        raise ValueError(f"{name} is {_kinds(value)}, expected {_kinds(like)}") from None
+        raise ValueError(f"{name} is {kinds(value)}, expected {kinds(like)}") from None
     return value
 
 
-def _kinds(pytree: Any) -> str:
-    """A pytree in a message: the types and shapes of its leaves."""
+def kinds(pytree: Any) -> str:
+    """A pytree in a message: the types and shapes of its leaves, in at most 150 signs.
+
+    >>> kinds({"b": 0.5, "w": jnp.zeros((4, 2))})
+    '{b: float, w: float32[4,2]}'
+    """
 
     def kind(leaf: Any) -> str:
         return jax.typeof(leaf).str_short() if hasattr(leaf, "shape") else type(leaf).__name__
 
-    return textwrap.shorten(str(jax.tree.map(kind, pytree)), 150)
+    told = str(jax.tree.map(kind, pytree)).replace("'", "")
+    return told if len(told) <= 150 else f"{told[:147]}…"
 
 
 def _is_integer(value: Any, least: int, most: float = math.inf) -> bool:

@@ -116,6 +116,25 @@ def figure(name: str, out: Path, smoke: bool, seeds: int | None, published: Path
 
 
 @app.command()
+@click.argument("name", type=click.Choice(["btpp"]))
+@_out("out/study")
+@click.option("--workers", type=click.IntRange(2), multiple=True, help="How many. Can be given again.")
+@click.option("--seeds", type=click.IntRange(1), default=5, help="How many seeds.")
+@click.option("--steps", type=click.IntRange(30), default=300, help="Of each run, a multiple of 30.")
+@_one_line
+def study(name: str, out: Path, workers: tuple[int, ...], seeds: int, steps: int) -> None:
+    """The public comparison of B-ary tree push-pull with RelaySGD, each method at a rate of its own."""
+    from relaysim import io, plot
+    from relaysim.studies import btpp
+
+    found = btpp.run(workers or btpp.SIZES, seeds=seeds, num_steps=steps, out=out / "runs")
+    click.echo(btpp.table(found).to_string())
+    for kind, rows in (("table", found.table), ("summary", found.summary), ("tried", found.tried)):
+        click.echo(io.save_table(rows, out / f"{name}_{kind}.csv"))
+    click.echo(plot.save(btpp.picture(found), out / f"{name}.png"))
+
+
+@app.command()
 @click.argument("name", type=click.Choice(_TABLES))
 @click.option("--data", help="A data set; Fashion-MNIST by default, texts for table 4.")
 @click.option("--folder", help="Where the files of the data are.")
@@ -229,6 +248,7 @@ def train(out: Path, checkpoint_every: int | None, resume: bool, **options: Any)
             f"({100 * last['accuracy'].min():.1f} to {100 * last['accuracy'].max():.1f}), "
             f"mean model {100 * last['mean_model_accuracy']:.1f} %, "
             f"consensus distance {last['consensus_distance']:.2e}, {last['bytes_sent'] / 1e6:.1f} MB a worker"
+            + (f", {last['seconds'].max():.4g} s" if settings.network else "")
         )
     for path in training.save(settings, traces, out):
         click.echo(path)
@@ -291,9 +311,11 @@ def compare(
         rates=searching(learning_rate) if search else learning_rate,
         metric="accuracy",
         out=out,
+        network=training.network_of(shared),
         about={**training.asdict(shared), "momentum": momentum, "topology": topology},
     )
     click.echo(found.summary.to_string(index=False))
     for name, rows in (("table", found.table), ("summary", found.summary), ("curves", found.curves)):
         click.echo(io.save_table(rows, out / f"{name}.csv"))
-    click.echo(plot.save(found.plot(), out / "comparison.png"))
+    along = "seconds" if shared.network else "step"
+    click.echo(plot.save(found.plot(x=along), out / "comparison.png"))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
@@ -60,7 +61,7 @@ def program(fun: Callable, static: tuple, kept: Any, given: Any, platform: str |
     algorithm, *others = static
     programs = _programs.setdefault(algorithm.step, {})
     leaves, treedef = jax.tree.flatten(given)
-    given_traced = is_traced(leaves)  # under vmap or jit: nothing can be given away
+    given_traced = is_traced((kept, leaves))  # under vmap or jit: nothing can be given away
     own = (algorithm.init, algorithm.params)  # but not its step, which would then never be freed
     kinds = jax.tree.structure(kept), treedef, tuple(map(jax.typeof, [*jax.tree.leaves(kept), *leaves]))
     platform = None if given_traced else platform or _platform(leaves)
@@ -75,7 +76,8 @@ def program(fun: Callable, static: tuple, kept: Any, given: Any, platform: str |
         return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))(*jax.tree.leaves(kept), *leaves)
 
     donated = () if traced or given_traced else 2
-    made = Program(jax.jit(run, donate_argnums=donated), closed.consts, outputs, tuple(others))
+    consts = closed.consts if platform in (None, "cpu") else jax.tree.map(jnp.asarray, closed.consts)
+    made = Program(jax.jit(run, donate_argnums=donated), consts, outputs, tuple(others))
     if not traced:
         programs[signature] = made
     return made

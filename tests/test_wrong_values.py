@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import relaysim as rs
-from relaysim import faults, topology
+from relaysim import faults, timing, topology
 
 N = 4
 sgd, key = optax.sgd(0.1), jax.random.key(0)
@@ -198,11 +198,36 @@ TABLE = [
     ("progress", simulate, {}, [3, None, [True]]),
     ("checkpoint", simulate, {}, ["out", 3, True]),
     ("state", simulate, {}, [3, "last", np.ones((N, 3))]),
+    ("rate", partial(rs.sweep, never), {}, ["fast", ["a", "b"], [], [None], 0.1]),
     ("target", tuned, {"start": 1.0}, [0.0, -1.0, np.inf, np.nan, [1.0, 2.0]]),
     ("start", tuned, {"target": 1.0}, [0.0, -1.0, np.inf, np.nan, [1.0, 2.0]]),
     ("batch_size", classification, {}, NO_COUNTS),
     ("test_batch", classification, {}, NO_COUNTS),
     ("group", classification, {}, [c for c in NO_COUNTS if c is not None]),
+    ("compute", timing.Network, {}, ["1", None, -1, np.nan, np.inf, True, [1, -1], np.ones((2, 2))]),
+    ("latency", timing.Network, {}, ["1", None, -1, np.ones(2), np.ones((2, 3)), -np.ones((2, 2))]),
+    ("upload", timing.Network, {}, ["1", None, 0, -1, np.nan, True, [1, 0], np.ones((2, 2))]),
+    ("download", timing.Network, {}, ["1", None, 0, -1, np.nan, True, [1, 0], np.ones((2, 2))]),
+    ("timeout", timing.Network, {"drop": 0.1}, ["1", None, -1, np.inf]),
+    ("drop", timing.Network, {"timeout": 1.0}, ["0.1", None, -1, 2]),
+    ("mean", timing.lognormal, {"sigma": 1}, [*NO_NUMBERS, -1]),
+    ("sigma", timing.lognormal, {"mean": 1}, [*NO_NUMBERS, -1]),
+    ("shift", timing.shifted_exponential, {"mean": 1}, [*NO_NUMBERS, -1]),
+    ("share", timing.stragglers, {"factor": 2}, [*NO_NUMBERS, -0.1, 1.1]),
+    ("factor", timing.stragglers, {"share": 0.5}, [*NO_NUMBERS, -1]),
+    ("value", timing.constant, {}, ["1", None, -1, np.inf, -np.ones(2), np.ones((2, 2))]),
+    ("distribution", timing.of_worker, {}, [1.0, None, "lognormal"]),
+    ("cloud", timing.regions, {"places": 3}, ["azure", None, 3]),
+    ("places", timing.regions, {"cloud": "gcp"}, ["us-east1", None, 0, 2.0, ["moon"], [3]]),
+    ("network", simulate, {}, [3, "wan", timing.wan]),
+    ("compute", lambda compute: simulate(network=timing.Network(compute)), {}, [np.ones(3)]),
+    ("latency", lambda latency: simulate(network=timing.Network(1, latency)), {}, [np.ones((3, 3))]),
+    (
+        "method",
+        partial(timing.seconds, key, timing.wan(), params=np.ones((N, 3)), num_steps=1),
+        {},
+        [never, 3],
+    ),
     ("mask", partial(rs.metrics.of_workers, never), {}, ["all", None, [1, 0], [[True]], [False]]),
 ]
 CASES = [

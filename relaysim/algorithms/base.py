@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from relaysim.checks import check_mixer
 from relaysim.local import LocalState
-from relaysim.types import Algorithm, Array, Calls, Info, Key, Mixer, Stacked, scaled
+from relaysim.types import Algorithm, Array, Calls, Info, Key, Mixer, Stacked, made_by, scaled
 
 
 class State(NamedTuple):
@@ -44,4 +44,5 @@ def method(
         size = (vectors(models) if callable(vectors) else vectors) * mixer.share(mixed)
         return scaled([list(call) * calls for call in mixer.messages()], size)
 
-    return Algorithm(mixer.num_workers, init, step, params, messages)
+    name = f"{made_by(step)} with {mixer.name or made_by(mixer.mix)}"
+    return Algorithm(mixer.num_workers, init, step, params, messages, name)

@@ -134,7 +134,7 @@ def contraction_of(mixer: Mixer) -> float:
         eye = jnp.eye(n)
         keys = jax.random.split(jax.random.key(0))
         w, again = (
-            np.asarray(mixer.mix(key, jnp.asarray(t), mixer.init(eye), eye)[1]) for t, key in enumerate(keys)
+            np.asarray(mixer.mix(k, jnp.asarray(t), mixer.init(eye), eye)[1]) for t, k in enumerate(keys)
         )
     if not np.array_equal(w, again):
         raise ValueError("contraction is None for a mixer that loses messages or changes, expected a number")

@@ -7,6 +7,7 @@ another way to lose them, from `relaysim.faults`.
 
 from relaysim.mixing.deal import deal
 from relaysim.mixing.gossip import gossip, push
+from relaysim.mixing.keep import keep_local
 from relaysim.mixing.peers import one_peer_exponential
 from relaysim.mixing.random_peers import epidemic, random_matching
 from relaysim.mixing.reduce import all_reduce
@@ -18,6 +19,7 @@ __all__ = [
     "deal",
     "epidemic",
     "gossip",
+    "keep_local",
     "one_peer_exponential",
     "push",
     "random_matching",

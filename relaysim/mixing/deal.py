@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from relaysim.types import Array, Calls, Key, Messages, Mixer, Stacked, scaled
+from relaysim.types import Array, Calls, Key, Messages, Mixer, Stacked, made_by, scaled
 
 
 def deal(mixers: Sequence[Mixer]) -> Mixer:
@@ -67,7 +67,8 @@ def deal(mixers: Sequence[Mixer]) -> Mixer:
     def messages() -> Calls:
         return at_once([scaled(m.messages(), 1 / k) for m in mixers])
 
-    return Mixer(n, init, mix, messages, share)
+    name = " and ".join(m.name or made_by(m.mix) for m in mixers)
+    return Mixer(n, init, mix, messages, share, name)
 
 
 def at_once(parts: Sequence[Calls]) -> Calls:
