@@ -2,7 +2,20 @@
 
 from typing import TYPE_CHECKING
 
-from relaysim import catalogue, faults, io, metrics, models, sharding, tasks, theory, timing, topology, tuning
+from relaysim import (
+    attack,
+    catalogue,
+    faults,
+    io,
+    metrics,
+    models,
+    sharding,
+    tasks,
+    theory,
+    timing,
+    topology,
+    tuning,
+)
 from relaysim.algorithms import (
     allreduce,
     d2,
@@ -18,7 +31,16 @@ from relaysim.checkpoint import Checkpoint
 from relaysim.compare import Comparison, compare, search
 from relaysim.local import local_steps, local_update, per_worker
 from relaysim.memory import Memory
-from relaysim.mixing import all_reduce, deal, gossip, one_peer_exponential, push, relay_sum, time_varying
+from relaysim.mixing import (
+    all_reduce,
+    deal,
+    gossip,
+    one_peer_exponential,
+    push,
+    relay_sum,
+    robust,
+    time_varying,
+)
 from relaysim.simulate import Divergence, RunState, Trace, estimate_memory, simulate
 from relaysim.sweep import best, sweep
 from relaysim.topology import Topology
@@ -44,6 +66,7 @@ __all__ = [
     "Trace",
     "all_reduce",
     "allreduce",
+    "attack",
     "best",
     "catalogue",
     "compare",
@@ -69,6 +92,7 @@ __all__ = [
     "relay_sum",
     "relaysgd",
     "relaysgd_grad",
+    "robust",
     "search",
     "sharding",
     "simulate",

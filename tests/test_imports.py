@@ -12,7 +12,7 @@ FLOORS = [
     ["faults", "sharding", "timing"],
     ["mixing", "local", "models"],
     ["algorithms", "tasks", "theory"],
-    ["memory", "checkpoint", "engine", "platforms", "programs"],
+    ["attack", "memory", "checkpoint", "engine", "platforms", "programs"],
     ["simulate"],
     ["io", "plot", "threads"],
     ["sweep", "tuning", "kept"],
