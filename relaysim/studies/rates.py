@@ -1,4 +1,4 @@
-"""Predicted rates beside measured curves: four methods on quadratics, each at half its largest stable rate."""
+"""Predicted rates beside measured curves: four methods on quadratics, at half the largest stable rate."""
 
 from collections.abc import Callable
 from typing import Any
@@ -34,7 +34,7 @@ def problem() -> Quadratics:
     """Heterogeneous, in double precision."""
     rng = np.random.default_rng(0)
     A = 0.7 * np.eye(DIM) + 0.15 * rng.normal(size=(WORKERS, DIM, DIM))
-    return quadratics(A, rng.normal(size=(WORKERS, DIM)))
+    return quadratics(jnp.asarray(A), jnp.asarray(rng.normal(size=(WORKERS, DIM))))
 
 
 def run() -> pd.DataFrame:
