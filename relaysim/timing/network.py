@@ -105,7 +105,7 @@ class Network:
             object.__setattr__(self, name, _check_bandwidth(name, getattr(self, name)))
         if self.timeout is not None:
             object.__setattr__(self, "timeout", check_number("timeout", self.timeout, 0))
-        process = loss_of(self.drop, 2**31)
+        process = loss_of(self.drop, None)
         object.__setattr__(self, "losses", _Losses(self.drop, process) if process else _NONE)
         if self.losses.process and self.timeout is None:
             raise ValueError("timeout is None, expected the seconds that a lost message is waited for")
