@@ -127,7 +127,7 @@ def test_a_spanning_tree_is_kept_as_far_as_it_can_be():
 @jax.jit
 def relayed(parents, steps, xs, ends):
     """RelaySum with counts over trees (E, n) from steps (E,) on, x (n, d) the same in all calls."""
-    mixer = relay(Trees(N, hung_in(parents, steps), lambda: [[]]), None, "count")
+    mixer = relay(Trees(N, hung_in(parents, steps), lambda: [[]], "random trees"), None, "count")
 
     def call(state, step):
         state, mixed = mixer.mix(KEY, step, state, xs)

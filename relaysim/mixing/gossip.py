@@ -52,7 +52,8 @@ def gossip(
         matrix = topologies.check_weights(weights, topology)
     if lazy:
         matrix = (matrix + scipy.sparse.eye_array(topology.num_workers)) / 2
-    return linear(matrix, drop, mesh, renormalise=True)
+    name = f"gossip on {topology.name}" + (" (lazy)" if lazy else "")
+    return linear(matrix, drop, mesh, renormalise=True)._replace(name=name)
 
 
 def push(topology: Topology, *, drop: Drop = 0.0, mesh: Mesh | None = None) -> Mixer:
@@ -69,7 +70,9 @@ def push(topology: Topology, *, drop: Drop = 0.0, mesh: Mesh | None = None) -> M
     Raises:
       ValueError: where the graph is not connected, `drop` does not fit or `mesh` does not divide the workers.
     """
-    return linear(even_shares(_connected(topology)), drop, mesh, renormalise=False)
+    topology = _connected(topology)
+    name = f"push on {topology.name}"
+    return linear(even_shares(topology), drop, mesh, renormalise=False)._replace(name=name)
 
 
 def even_shares(topology: Topology) -> scipy.sparse.csr_array:

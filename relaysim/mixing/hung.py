@@ -34,6 +34,7 @@ class Trees(NamedTuple):
     at: Callable[[Any], Hung]
     """step -> the tree at this step"""
     messages: Callable[[], Calls]
+    name: str
     change: bool = True
 
 
@@ -43,7 +44,7 @@ def fixed(tree: Topology, mesh: Mesh | None) -> Trees:
     is_root = np.arange(tree.num_workers) == 0
     hung = Hung(parent, is_root, links(tree) if mesh is None else links_over(mesh, tree))
     messages = [[Messages(tree.senders, tree.receivers)]]
-    return Trees(tree.num_workers, lambda step: hung, lambda: messages, change=False)
+    return Trees(tree.num_workers, lambda step: hung, lambda: messages, tree.name, change=False)
 
 
 def changing(trees: Any, churn: Churn | None, starts: Any, mesh: Mesh | None) -> Trees:
@@ -78,7 +79,8 @@ def changing(trees: Any, churn: Churn | None, starts: Any, mesh: Mesh | None) ->
             rounds.append([Messages(senders, receivers)])
         return [rounds[k] for k in np.searchsorted(steps, np.arange(steps[-1] + 1), side="right") - 1]
 
-    return Trees(n, hung_in(parents, steps), messages)
+    name = ", then ".join(graph.name for graph in graphs)
+    return Trees(n, hung_in(parents, steps), messages, name)
 
 
 def hung_in(parents: Any, steps: Any) -> Callable[[Any], Hung]:

@@ -149,7 +149,7 @@ def relay(trees: Trees, loss: Loss | None, fill: Fill) -> Mixer:
         stand_in = own if fill == "local" else last
         return jax.tree.map(lambda x, h: (h + rows(n - count, x) * x) / n, stand_in, total)
 
-    return Mixer(n, init, mix, trees.messages)
+    return Mixer(n, init, mix, trees.messages, name=f"relay_sum on {trees.name}")
 
 
 def _moved(s: RelayState, hung: Hung) -> RelayState:
