@@ -14,6 +14,7 @@ _PAPER = "relaysim.papers.relaysum"
 _FIGURES = {name: f"{_PAPER}.figure{name}" for name in ("2", "3", "5", "6", "9")}
 _FIGURES |= dict.fromkeys(("7", "8", "10"), f"{_PAPER}.heterogeneity")
 _FIGURES |= {name: f"relaysim.studies.{name}" for name in ("compressed", "scaling")}
+_STUDIES = ("btpp", "churn", "stragglers")
 _TABLES = ("2", "topologies", "4", "5", "scaling")
 
 
@@ -116,15 +117,26 @@ def figure(name: str, out: Path, smoke: bool, seeds: int | None, published: Path
 
 
 @app.command()
-@click.argument("name", type=click.Choice(["btpp"]))
+@click.argument("name", type=click.Choice(_STUDIES))
 @_out("out/study")
-@click.option("--workers", type=click.IntRange(2), multiple=True, help="How many. Can be given again.")
-@click.option("--seeds", type=click.IntRange(1), default=5, help="How many seeds.")
-@click.option("--steps", type=click.IntRange(30), default=300, help="Of each run, a multiple of 30.")
+@click.option("--smoke", is_flag=True, help="Few and small problems. Not of btpp.")
+@click.option(
+    "--workers", type=click.IntRange(2), multiple=True, help="Of btpp: how many. Can be given again."
+)
+@click.option("--seeds", type=click.IntRange(1), default=5, help="Of btpp: how many seeds.")
+@click.option("--steps", type=click.IntRange(30), default=300, help="Of btpp: of each run, a multiple of 30.")
 @_one_line
-def study(name: str, out: Path, workers: tuple[int, ...], seeds: int, steps: int) -> None:
-    """The public comparison of B-ary tree push-pull with RelaySGD, each method at a rate of its own."""
+def study(name: str, out: Path, smoke: bool, workers: tuple[int, ...], seeds: int, steps: int) -> None:
+    """A study: the public comparison of B-ary tree push-pull with RelaySGD (btpp), workers that come and go
+    (churn), or how one slow step spreads (stragglers): a tidy table and a picture."""
     from relaysim import io, plot
+
+    if name != "btpp":
+        module = import_module(f"relaysim.studies.{name}")
+        rows = module.run(smoke)
+        click.echo(io.save_table(rows, out / f"{name}.csv"))
+        click.echo(plot.save(module.picture(rows), out / f"{name}.png"))
+        return
     from relaysim.studies import btpp
 
     found = btpp.run(workers or btpp.SIZES, seeds=seeds, num_steps=steps, out=out / "runs")

@@ -224,7 +224,7 @@ TABLE = [
     ("batch_size", classification, {}, NO_COUNTS),
     ("test_batch", classification, {}, NO_COUNTS),
     ("group", classification, {}, [c for c in NO_COUNTS if c is not None]),
-    ("compute", timing.Network, {}, ["1", None, -1, np.nan, np.inf, True, [1, -1], np.ones((2, 2))]),
+    ("compute", timing.Network, {}, ["1", None, -1, np.nan, np.inf, True, [1, -1], np.ones((2, 2, 2))]),
     ("latency", timing.Network, {}, ["1", None, -1, np.ones(2), np.ones((2, 3)), -np.ones((2, 2))]),
     ("upload", timing.Network, {}, ["1", None, 0, -1, np.nan, True, [1, 0], np.ones((2, 2))]),
     ("download", timing.Network, {}, ["1", None, 0, -1, np.nan, True, [1, 0], np.ones((2, 2))]),
@@ -240,7 +240,7 @@ TABLE = [
     ("cloud", timing.regions, {"places": 3}, ["azure", None, 3]),
     ("places", timing.regions, {"cloud": "gcp"}, ["us-east1", None, 0, 2.0, ["moon"], [3]]),
     ("network", simulate, {}, [3, "wan", timing.wan]),
-    ("compute", lambda compute: simulate(network=timing.Network(compute)), {}, [np.ones(3)]),
+    ("compute", lambda compute: simulate(network=timing.Network(compute)), {}, [np.ones(3), np.ones((2, 3))]),
     ("latency", lambda latency: simulate(network=timing.Network(1, latency)), {}, [np.ones((3, 3))]),
     (
         "method",
