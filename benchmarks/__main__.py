@@ -8,9 +8,10 @@ import click
 import matplotlib
 import pandas as pd
 
-from benchmarks import compiling, cost, devices, floor, folded, loops, precision, stacked, tuning
+from benchmarks import compiled, compiling, cost, devices, floor, folded, loops, precision, stacked, tuning
 from benchmarks.timing import machine
 from relaysim import io, plot
+from relaysim.platforms import NotInstalled
 
 BENCHMARKS = {
     "floor": floor,
@@ -22,6 +23,7 @@ BENCHMARKS = {
     "precision": precision,
     "tuning": tuning,
     "stacked": stacked,
+    "compiled": compiled,
 }
 
 
@@ -35,17 +37,37 @@ BENCHMARKS = {
     envvar="TORCH_PYTHON",
     help="Who runs the PyTorch loop of `loops`; by default this Python.",
 )
-def main(names: tuple[str, ...], out: Path, smoke: bool, torch_python: str) -> None:
+@click.option(
+    "--platform", type=click.Choice(list(compiled.ONE)), help="What `compiled` compiles for; all by default."
+)
+@click.option("--topology", help="Its devices instead: h100, or a grid of TPUs such as v5e:16x16.")
+def main(
+    names: tuple[str, ...],
+    out: Path,
+    smoke: bool,
+    torch_python: str,
+    platform: str | None,
+    topology: str | None,
+) -> None:
     """Measure the benchmarks NAMES (all, if none is named), and write a table and a picture of each."""
     matplotlib.use("Agg")
     out.mkdir(parents=True, exist_ok=True)
     print(machine(), flush=True)
     with io.whole(out / "machine.txt") as beside:
         beside.write_text(machine() + "\n")
-    options = {"loops": {"torch_python": torch_python}}
+    options = {
+        "loops": {"torch_python": torch_python},
+        "compiled": {"platform": platform, "topology": topology},
+    }
     for name in names or BENCHMARKS:
         start = time.perf_counter()
-        table = BENCHMARKS[name].run(smoke, **options.get(name, {}))
+        try:
+            table = BENCHMARKS[name].run(smoke, **options.get(name, {}))
+        except NotInstalled as missing:
+            if names:
+                raise click.ClickException(str(missing)) from missing
+            print(f"\n{name} is left out: {missing}", flush=True)
+            continue
         print(f"\n{name}, {time.perf_counter() - start:.0f} s")
         with pd.option_context("display.width", 160, "display.float_format", "{:.4g}".format):
             print(table.drop(columns="benchmark").to_string(index=False), flush=True)

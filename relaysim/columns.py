@@ -6,7 +6,9 @@ of (n, ..., runs), or of (n, runs, ...) where the rows of a run are longer than 
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -16,6 +18,28 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 from relaysim.types import Array
+
+_target: ContextVar[str | None] = ContextVar("target", default=None)
+
+
+@contextmanager
+def compiling_for(platform: str | None) -> Iterator[None]:
+    """What is traced inside is compiled for that platform alone, or for any where that is None."""
+    token = _target.set(platform)
+    try:
+        yield
+    finally:
+        _target.reset(token)
+
+
+def by_platform(*args: Any, default: Callable, **branches: Callable) -> Any:
+    """`jax.lax.platform_dependent`: of these functions of `args` that for the platform ("cpu", "tpu").
+
+    Where it is known when this is traced, the arrays that the other functions close over are left out.
+    """
+    if platform := _target.get():
+        return branches.get(platform, default)(*args)
+    return jax.lax.platform_dependent(*args, default=default, **branches)
 
 
 def on_columns(function: Callable) -> Callable:
@@ -51,7 +75,7 @@ def repeat(step: Callable[[Any], Any], times: int, carry: Any) -> Any:
         return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))(*leaves)
 
     def loop(once: Callable, consts: list, leaves: list) -> list:
-        return jax.lax.fori_loop(0, times, lambda _, leaves: once(consts, leaves), leaves)
+        return repeated(functools.partial(once, consts), times, leaves)
 
     @custom_vmap
     def called(consts: list, leaves: list) -> list:
@@ -81,6 +105,39 @@ def repeat(step: Callable[[Any], Any], times: int, carry: Any) -> Any:
     return jax.tree.unflatten(treedef, called(closed.consts, leaves))
 
 
+def scan(body: Callable, carry: Any, xs: Any, length: int, *, in_pairs: bool) -> tuple[Any, Any]:
+    """`jax.lax.scan`, off CPUs two at a time if so wished (see `repeated`)."""
+
+    def scanned(unroll: int) -> Callable:
+        return lambda carry, xs: jax.lax.scan(body, carry, xs, length, unroll=unroll)
+
+    if not in_pairs or length == 1:
+        return scanned(1)(carry, xs)
+    return by_platform(carry, xs, cpu=scanned(1), default=scanned(2))
+
+
+def repeated(step: Callable[[Any], Any], times: int | Array, carry: Any) -> Any:
+    """One after the other on CPUs, elsewhere two at a time, with two sets of arrays in turn.
+
+    What gathers rows cannot write where it reads, so that a loop over single steps would end each of them by
+    copying all that it made to where the next one looks for it.
+    """
+
+    def one_by_one(carry: Any) -> Any:
+        return jax.lax.fori_loop(0, times, lambda _, carry: step(carry), carry)
+
+    def in_turn(carry: Any) -> Any:
+        def pair(_: Any, carry: Any) -> Any:
+            return step(jax.lax.optimization_barrier(step(carry)))  # the first is done before the second
+
+        carry = jax.lax.optimization_barrier(jax.lax.fori_loop(0, times // 2, pair, carry))
+        if isinstance(times, int):
+            return step(carry) if times % 2 else carry
+        return jax.lax.fori_loop(0, times % 2, lambda _, carry: step(carry), carry)
+
+    return by_platform(carry, cpu=one_by_one, default=in_turn)
+
+
 def settled(x: Any) -> Any:
     """x, computed here and once.
 
@@ -92,7 +149,7 @@ def settled(x: Any) -> Any:
         with set_xla_metadata(inlineable="false"):
             return _same(x)
 
-    return on_columns(lambda x: jax.lax.platform_dependent(x, cpu=stay, default=lambda x: x))(x)
+    return on_columns(lambda x: by_platform(x, cpu=stay, default=lambda x: x))(x)
 
 
 @jax.jit

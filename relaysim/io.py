@@ -4,15 +4,18 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-import pandas as pd
 
 from relaysim.simulate import Trace
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-def tidy(trace: Trace) -> pd.DataFrame:
+
+def tidy(trace: Trace) -> "pd.DataFrame":
     """One number a row: columns step, metric, worker (missing where it is not one worker's) and value.
 
     Metrics (R,) are of the whole, metrics (R, n) are of each worker; other shapes are left out.
@@ -20,6 +23,8 @@ def tidy(trace: Trace) -> pd.DataFrame:
     Raises:
       ValueError: where the trace is of several runs (made under vmap).
     """
+    import pandas as pd  # slow to import
+
     num_records, n = len(trace.steps), jax.tree.leaves(trace.params)[0].shape[0]
     if np.ndim(trace.divergence.step):
         raise ValueError("trace is of several runs, expected one: take trace i with rs.io.unstack(trace)[i]")
@@ -45,7 +50,7 @@ def unstack(traces: Trace) -> list[Trace]:
     return [jax.tree.map(lambda x, i=i: x[i], traces) for i in range(k)]
 
 
-def save_table(table: pd.DataFrame, path: Path | str) -> Path:
+def save_table(table: "pd.DataFrame", path: Path | str) -> Path:
     """Write a table as .csv or .parquet (the latter needs pyarrow).
 
     Raises:

@@ -11,7 +11,7 @@ import optax
 from jax.custom_batching import custom_vmap
 from optax import tree
 
-from relaysim.checks import check_count
+from relaysim.checks import check_alike, check_count
 from relaysim.types import Array, Grad, Info, Key, Stacked
 
 
@@ -130,6 +130,21 @@ class LocalUpdate(NamedTuple):
         state, u = self.apply(step, state, g, params, info)
         return state, u, info
 
+    def several(
+        self, step: Array, state: LocalState, params: Stacked, steps: int, drift: Stacked | None = None
+    ) -> tuple[LocalState, Stacked, Info]:
+        """(state, x_K, info) after K steps x_{k+1} = x_k + u_k + drift, each with a batch of its own, that of
+        step t K + k. The loss is the mean over the K steps."""
+
+        def one(carry: tuple, k: Array) -> tuple[tuple, Array]:
+            s, x = carry
+            s, u, info = self.update(step * steps + k, s, x)
+            moved = tree.add(x, u)
+            return (s, moved if drift is None else tree.add(moved, drift)), info.loss
+
+        (state, x), losses = jax.lax.scan(one, (state, params), jnp.arange(steps))
+        return state, x, Info(losses.mean(0))
+
 
 class LocalSteps(NamedTuple):
     """Made by `local_steps`: a gradient with a memory."""
@@ -171,13 +186,8 @@ def local_steps(grad: Grad, optimizer: optax.GradientTransformation, steps: int)
         return local.init(jax.random.key(0), params)._replace(key=())
 
     def step(key: Key, t: Array, s: LocalState, params: Stacked) -> tuple[LocalState, Array, Stacked]:
-        def one(carry: tuple, k: Array) -> tuple[tuple, Array]:
-            s, x = carry
-            s, u, info = local.update(t * steps + k, s, x)
-            return (s, tree.add(x, u)), info.loss
-
-        (s, x), losses = jax.lax.scan(one, (s._replace(key=key), params), jnp.arange(steps))
-        return s._replace(key=()), losses.mean(0), tree.sub(params, x)
+        s, x, info = local.several(t, s._replace(key=key), params, steps)
+        return s._replace(key=()), info.loss, tree.sub(params, x)
 
     return LocalSteps(init, step)
 
@@ -195,15 +205,10 @@ def local_update(grad: Grad | LocalSteps, optimizer: optax.GradientTransformatio
     Raises:
       ValueError: where `grad` cannot be called or `optimizer` is not an optax transformation.
     """
-    if not callable(grad) and not isinstance(grad, LocalSteps):
-        what = f"grad is {grad!r}, expected a function (key, step, params) -> (losses, gradients)"
-        raise ValueError(f"{what}, such as {type(grad).__name__}'s grad" if hasattr(grad, "grad") else what)
+    if not isinstance(grad, LocalSteps):
+        check_grad(grad)
     optimizer = per_worker(optimizer)
-    of = (
-        grad
-        if isinstance(grad, LocalSteps)
-        else LocalSteps(lambda x: (), lambda k, t, s, x: (s, *grad(k, t, x)))
-    )
+    of = grad if isinstance(grad, LocalSteps) else LocalSteps(lambda x: (), _without_memory(grad))
 
     def init(key: Key, params: Stacked) -> LocalState:
         return LocalState(key, optimizer.init(params), of.init(params))
@@ -220,6 +225,27 @@ def local_update(grad: Grad | LocalSteps, optimizer: optax.GradientTransformatio
         return s._replace(opt=opt), u
 
     return LocalUpdate(init, gradient, apply)
+
+
+def check_grad(grad: Any) -> None:
+    """Raise a ValueError where `grad` cannot be called."""
+    if not callable(grad):
+        what = f"grad is {grad!r}, expected a function (key, step, params) -> (losses, gradients)"
+        raise ValueError(f"{what}, such as {type(grad).__name__}'s grad" if hasattr(grad, "grad") else what)
+
+
+def _without_memory(grad: Grad) -> Callable[[Key, Array, Any, Stacked], tuple[Any, Array, Stacked]]:
+    """A gradient as the step of a `LocalSteps`, with a look at what it returns while it is traced."""
+
+    def step(key: Key, t: Array, nothing: Any, params: Stacked) -> tuple[Any, Array, Stacked]:
+        told = grad(key, t, params)
+        losses = jax.ShapeDtypeStruct(jnp.shape(jax.tree.leaves(params)[0])[:1], jnp.float32)
+        told = check_alike(
+            "what grad returns", tuple(told) if isinstance(told, list) else told, (losses, params)
+        )
+        return nothing, *told
+
+    return step
 
 
 def _each_loss(losses_and_gradients: Callable[[Stacked], tuple[Array, Stacked]]) -> Callable[[Any], Array]:

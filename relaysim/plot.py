@@ -32,7 +32,8 @@ def curves(
     Args:
       traces: a trace, or the traces of several seeds, by label.
       metric: the name of a metric (R,) or (R, n).
-      x: "step", or a metric (R,) to go along the axis, such as "vectors_sent".
+      x: "step", or a metric (R,) or (R, n) to go along the axis, such as "vectors_sent" or "seconds". Of a
+        metric (R, n) each thin line has its worker's own, and the bold one the mean.
       ax: where to draw; new axes by default.
       log: a logarithmic axis; by default where the values are positive and span more than two decades.
 
@@ -49,14 +50,12 @@ def curves(
                     raise ValueError(
                         f"metric {name!r} is not in the trace, expected one of {sorted(run.metrics)}"
                     )
-        along = runs[0].steps if x == "step" else runs[0].metrics[x]
-        values = np.stack([np.asarray(run.metrics[metric]).reshape(len(run.steps), -1) for run in runs], -1)
-        lines = values.reshape(len(along), -1)
+        along, lines = _of_runs(runs, x), _of_runs(runs, metric)
         if lines.shape[1] > 1:
-            ax.plot(
-                along, lines, color=colour, linewidth=0.5, alpha=np.clip(2 / lines.shape[1] ** 0.8, 0.15, 0.6)
-            )
-        ax.plot(along, lines.mean(1), color=colour, linewidth=2, label=label)
+            faint = np.clip(2 / lines.shape[1] ** 0.8, 0.15, 0.6)
+            each = along if along.shape == lines.shape else along.mean(1)
+            ax.plot(each, lines, color=colour, linewidth=0.5, alpha=faint)
+        ax.plot(along.mean(1), lines.mean(1), color=colour, linewidth=2, label=label)
         finite = lines[np.isfinite(lines)]
         if finite.size:
             lowest, highest = min(lowest, finite.min()), max(highest, finite.max())
@@ -68,19 +67,21 @@ def curves(
     return ax
 
 
-def comparison(curves: pd.DataFrame, metric: str) -> Figure:
+def comparison(curves: pd.DataFrame, metric: str, *, x: str = "step") -> Figure:
     """A metric over the steps, a panel for each task: each method's mean over the seeds, and their range.
 
     Args:
       curves: those of a `Comparison`, with the columns task, method, seed, step, metric and value.
       metric: which metric.
+      x: "step", or another metric, such as "seconds", whose mean goes along the axis.
 
     Raises:
       ValueError: where the curves lack the metric.
     """
-    if metric not in set(curves.metric):
-        raise ValueError(f"metric is {metric!r}, expected one of {', '.join(sorted(set(curves.metric)))}")
-    curves = curves[curves.metric == metric]
+    for name, value in (("metric", metric), ("x", x)):
+        if value not in {*curves.metric, *(["step"] if name == "x" else [])}:
+            raise ValueError(f"{name} is {value!r}, expected one of {', '.join(sorted(set(curves.metric)))}")
+    every, curves = curves, curves[curves.metric == metric]
     tasks, methods = list(dict.fromkeys(curves.task)), list(dict.fromkeys(curves.method))
     size = (1 + 3.6 * len(tasks), 3.8)
     figure, axes = plt.subplots(1, len(tasks), figsize=size, sharey=True, squeeze=False, layout="constrained")
@@ -89,9 +90,13 @@ def comparison(curves: pd.DataFrame, metric: str) -> Figure:
         for method, runs in curves[curves.task == task].groupby("method", sort=False):
             seeds = runs.groupby("step").value
             mean, colour = seeds.mean(), of_method[method]
-            ax.plot(mean.index, mean, color=colour, label=method)
-            ax.fill_between(mean.index, seeds.min(), seeds.max(), color=colour, alpha=0.2, linewidth=0)
-        ax.set(title=task, xlabel="step")
+            along = mean.index
+            if x != "step":
+                own = (every.task == task) & (every.method == method) & (every.metric == x)
+                along = every[own].groupby("step").value.mean().loc[mean.index]
+            ax.plot(along, mean, color=colour, label=method)
+            ax.fill_between(along, seeds.min(), seeds.max(), color=colour, alpha=0.2, linewidth=0)
+        ax.set(title=task, xlabel=x.replace("_", " "))
     finite = curves.value[np.isfinite(curves.value)]
     if len(finite) and 0 < 100 * finite.min() < finite.max():
         axes[0, 0].set_yscale("log")
@@ -182,6 +187,12 @@ def save(figure: Figure, path: Path | str) -> Path:
 def colours(count: int) -> Any:
     """So many colours that can be told apart, by the colour-blind too where they are at most ten."""
     return sns.color_palette("colorblind" if count <= 10 else "husl", count)
+
+
+def _of_runs(runs: list[Trace], name: str) -> np.ndarray:
+    """(R, runs), or (R, n · runs): steps or a metric of some runs side by side."""
+    each = [run.steps if name == "step" else run.metrics[name] for run in runs]
+    return np.stack([np.asarray(v).reshape(len(v), -1) for v in each], -1).reshape(len(each[0]), -1)
 
 
 def _places(graph: Topology) -> dict[int, Any]:

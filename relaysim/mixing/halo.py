@@ -15,7 +15,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from relaysim.mixing.links import LONG, Links, layout, messages, sum_slots
+from relaysim.mixing.gathers import messages, sum_slots
+from relaysim.mixing.links import LONG, Links, layout
 from relaysim.sharding import check_mesh
 from relaysim.topology import Topology, rooted
 from relaysim.types import Array

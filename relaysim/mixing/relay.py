@@ -117,4 +117,10 @@ def relay_sum(
         stand_in = own if fill == "local" else last
         return jax.tree.map(lambda x, h: (h + rows(n - count, x) * x) / n, stand_in, total)
 
-    return Mixer(n, init, mix, messages=lambda: [[Messages(trees.senders, trees.receivers)]])
+    return Mixer(
+        n,
+        init,
+        mix,
+        messages=lambda: [[Messages(trees.senders, trees.receivers)]],
+        name=f"relay_sum on {trees.name}",
+    )

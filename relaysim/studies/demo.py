@@ -19,7 +19,7 @@ from sklearn.model_selection import train_test_split
 from tqdm.auto import tqdm
 
 from relaysim import plot
-from relaysim.algorithms import allreduce, d2, dpsgd, push_sum, quasi_global_momentum, relaysgd
+from relaysim.catalogue import METHODS
 from relaysim.compare import Comparison, compare
 from relaysim.mixing import all_reduce, gossip, one_peer_exponential, relay_sum
 from relaysim.models import MLP
@@ -29,7 +29,7 @@ from relaysim.tasks import Dataset, Supervised, classification, datasets
 from relaysim.tasks.partition import dirichlet, label_counts
 from relaysim.topology import chain, double_binary_trees, ring
 from relaysim.tuning import stack
-from relaysim.types import Algorithm, Array
+from relaysim.types import Algorithm, Array, Mixer
 
 WORKERS = 16
 ALPHA = 0.01
@@ -38,37 +38,39 @@ RATES = [2.0**k for k in range(-7, 3)]
 SEARCH_SEEDS = range(1000, 1003)
 
 
-class Entry(NamedTuple):
-    """A method in the comparison."""
-
-    build: Callable[[Supervised, float | Array], Algorithm]
-    learning_rate: float
-    """The best of RATES by `search`."""
-
-
 def _momentum(learning_rate: float | Array) -> optax.GradientTransformation:
     return optax.sgd(learning_rate, momentum=0.9, nesterov=True)
 
 
-def _relays(trees: Any) -> Callable[[Supervised, float | Array], Algorithm]:
-    return lambda task, lr: relaysgd(task.grad, relay_sum(trees), _momentum(lr))
+class Entry(NamedTuple):
+    """A method in the comparison."""
+
+    method: str
+    """Its name in the catalogue."""
+    mixer: Callable[[], Mixer]
+    learning_rate: float
+    """The best of RATES by `search`."""
+    optimizer: Callable[[float | Array], optax.GradientTransformation] = _momentum
+
+    def build(self, task: Supervised, rate: float | Array) -> Algorithm:
+        return METHODS[self.method].build(task.grad, self.mixer(), self.optimizer(rate))
 
 
-def _quasi_global(task: Supervised, lr: float | Array) -> Algorithm:
-    return quasi_global_momentum(task.grad, gossip(ring(WORKERS)), optax.sgd(lr), variant="nesterov")
+def _ring() -> Mixer:
+    return gossip(ring(WORKERS))
 
 
 ENTRIES = {
-    "all-reduce + momentum": Entry(
-        lambda task, lr: allreduce(task.grad, all_reduce(WORKERS), _momentum(lr)), 0.25
+    "all-reduce + momentum": Entry("allreduce", lambda: all_reduce(WORKERS), 0.25),
+    "RelaySGD + momentum, chain": Entry("relaysgd", lambda: relay_sum(chain(WORKERS)), 2.0),
+    "RelaySGD + momentum, double binary trees": Entry(
+        "relaysgd", lambda: relay_sum(double_binary_trees(WORKERS)), 0.5
     ),
-    "RelaySGD + momentum, chain": Entry(_relays(chain(WORKERS)), 2.0),
-    "RelaySGD + momentum, double binary trees": Entry(_relays(double_binary_trees(WORKERS)), 0.5),
-    "D-PSGD, ring": Entry(lambda task, lr: dpsgd(task.grad, gossip(ring(WORKERS)), optax.sgd(lr)), 0.5),
-    "D-PSGD + quasi-global momentum, ring": Entry(_quasi_global, 0.25),
-    "D² + momentum, ring": Entry(lambda task, lr: d2(task.grad, gossip(ring(WORKERS)), _momentum(lr)), 0.25),
+    "D-PSGD, ring": Entry("dpsgd", _ring, 0.5, optax.sgd),
+    "D-PSGD + quasi-global momentum, ring": Entry("quasi-global-momentum", _ring, 0.25, optax.sgd),
+    "D² + momentum, ring": Entry("d2", _ring, 0.25),
     "SGP + momentum, one-peer exponential": Entry(
-        lambda task, lr: push_sum(task.grad, one_peer_exponential(WORKERS), _momentum(lr)), 0.25
+        "sgp-one-peer", lambda: one_peer_exponential(WORKERS), 0.25
     ),
 }
 
@@ -161,9 +163,8 @@ def picture(found: Comparison) -> Figure:
     axes.flat[0].set_title(f"digits of each worker (seed 0, α = {ALPHA})", fontsize=9)
     lines = {name: _lines(found, name) for name in dict.fromkeys(row["method"] for row in found.rows)}
     steps, baseline = found.rows[0]["at"], lines[next(iter(lines))].mean(1)
-    for ax, (name, values), colour in zip(
-        axes.flat[1:], lines.items(), plot.colours(len(lines)), strict=False
-    ):
+    for ax, (name, values) in zip(axes.flat[1:], lines.items(), strict=False):
+        colour = METHODS[ENTRIES[name].method].colour
         ax.plot(steps, values, color=colour, linewidth=0.5, alpha=0.2)
         ax.plot(steps, values.mean(1), color=colour, linewidth=2)
         ax.plot(steps, baseline, color="0.4", linestyle="--", linewidth=1)

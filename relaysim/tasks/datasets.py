@@ -37,6 +37,12 @@ class Dataset(NamedTuple):
     std: np.ndarray | float = 1.0
     """() or (C,), above 0."""
 
+    def __repr__(self) -> str:
+        sizes = f"{len(self.train_y)} to train on and {len(self.test_y)} to test"
+        return (
+            f"Dataset({self.name!r}: {sizes}, of shape {self.train_x.shape[1:]}, {self.num_classes} classes)"
+        )
+
 
 def digits(test_fraction: float = 0.2) -> Dataset:
     """The 1797 handwritten digits of scikit-learn (UCI), as images (N, 8, 8, 1) float32.

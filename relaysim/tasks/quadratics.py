@@ -31,6 +31,10 @@ class Quadratics:
     noise: Array | None = None
     """() σ: each gradient has Gaussian noise ξ added, with E ‖ξ‖² = σ². None: exact gradients."""
 
+    def __repr__(self) -> str:
+        *_, n, d = jnp.shape(self.b)
+        return f"Quadratics({n} workers, {d} variables)"
+
     @property
     def num_workers(self) -> int:
         return self.b.shape[0]
