@@ -43,7 +43,7 @@ NO_NUMBERS = ["1", None, float("nan"), 1j, True, Fraction(1, 2), Decimal("0.5"),
 NO_COUNTS = ["2", None, 2.0, True, np.float32(2), -1, 0, [2]]
 NO_KEYS = [0, None, "0", np.uint32([0, 1]), jax.random.PRNGKey(0), jax.random.split(key, 2)]
 NO_FLAGS = ["no", "False", None, 0, 1, [True]]
-NO_GRAPHS = ["ring", None, 5, np.eye(N), {0: 1}]
+NO_GRAPHS = ["ring", None, 5, np.eye(N), np.zeros((N, 3)), {0: 1}]
 
 TABLE = [
     ("drop", rs.gossip, {"topology": ring}, NO_NUMBERS[:-1]),
@@ -265,6 +265,20 @@ TABLE = [
         {},
         [never, 3],
     ),
+    (
+        "classes_per_worker",
+        partial(rs.tasks.partition.by_classes, key, data.train_y, N),
+        {},
+        [*NO_COUNTS, 11],
+    ),
+    ("num_workers", partial(rs.tasks.partition.by_owner, data.train_y), {}, [c for c in NO_COUNTS if c]),
+    ("exponent", partial(rs.tasks.partition.power_law, key, 9, 3), {}, [*NO_NUMBERS, -1]),
+    ("variance", partial(rs.tasks.skew.noise, key, data, shares), {}, [*NO_NUMBERS, -1]),
+    ("degrees", partial(rs.tasks.skew.rotation, data, shares), {}, NO_NUMBERS),
+    ("strength", rs.tasks.losses.l2, {}, [*NO_NUMBERS, -1]),
+    ("strength", rs.tasks.losses.nonconvex, {}, [*NO_NUMBERS, -1]),
+    ("length", partial(rs.tasks.texts.language_model, ["text"], ["me"]), {}, NO_COUNTS),
+    ("name", rs.tasks.datasets.from_sklearn, {}, ["mnist", None, 3]),
     ("mask", partial(rs.metrics.of_workers, never), {}, ["all", None, [1, 0], [[True]], [False]]),
 ]
 CASES = [
@@ -282,15 +296,21 @@ def test_a_wrong_value_gets_one_clear_error(function, arguments, name):
     assert name in message and "\n" not in message and len(message) < 500
 
 
-def test_graphs_of_networkx_will_do():
+def test_graphs_of_networkx_and_matrices_will_do():
     import networkx as nx
 
     x = jnp.arange(8.0).reshape(N, 2)
     for mixer, same in (
         (rs.gossip(nx.cycle_graph(N)), rs.gossip(ring)),
+        (rs.gossip(nx.to_numpy_array(nx.cycle_graph(N))), rs.gossip(ring)),
+        (rs.relay_sum(nx.to_scipy_sparse_array(nx.path_graph(N))), rs.relay_sum(chain)),
         (rs.relay_sum(nx.path_graph(N)), rs.relay_sum(chain)),
         (
             rs.push(nx.cycle_graph(N, create_using=nx.DiGraph)),
+            rs.push(topology.from_edges(N, [(0, 1), (1, 2), (2, 3), (3, 0)], directed=True)),
+        ),
+        (
+            rs.push(np.roll(np.eye(N), 1, 0)),
             rs.push(topology.from_edges(N, [(0, 1), (1, 2), (2, 3), (3, 0)], directed=True)),
         ),
     ):
