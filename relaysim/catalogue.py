@@ -74,6 +74,8 @@ TOPOLOGIES: dict[str, Callable[[int], Any]] = {
 
 
 class Method(NamedTuple):
+    """A method with what it usually goes with."""
+
     build: Callable[..., Algorithm]
     """(grad, mixer, optimizer) -> method"""
     mixer: Callable[..., Mixer]
