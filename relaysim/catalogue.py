@@ -1,4 +1,4 @@
-"""What has a name: data sets, models, partitions, graphs, methods and optimizers.
+"""What has a name: data sets, models, partitions, graphs, methods, optimizers and networks.
 
 The command line and all studies take their choices from here. Each table is a plain dict: put an entry of
 your own in, and it can be chosen by its name.
@@ -17,7 +17,7 @@ import flax.linen as nn
 import numpy as np
 import optax
 
-from relaysim import algorithms, mixing, palette, topology
+from relaysim import algorithms, mixing, palette, timing, topology
 from relaysim.models import CNN, MLP, VGG11, Transformer, resnet20
 from relaysim.recipe import sgd
 from relaysim.tasks import Dataset, datasets, partition
@@ -121,6 +121,16 @@ OPTIMIZERS: dict[str, Callable[[float | optax.Schedule, float, float], optax.Gra
     "rms": lambda rate, momentum, decay: optax.adamw(rate, b1=momentum, weight_decay=decay),
 }
 """From the learning rate, the momentum and the weight decay."""
+
+NETWORKS: dict[str, Callable[[int, Any], timing.Network]] = {
+    "datacenter": lambda n, compute: timing.datacenter(compute),
+    "lan": lambda n, compute: timing.lan(compute),
+    "wan": lambda n, compute: timing.wan(compute),
+    "home": lambda n, compute: timing.home(compute),
+    "gcp": lambda n, compute: timing.regions("gcp", n, compute),
+    "aws": lambda n, compute: timing.regions("aws", n, compute),
+}
+"""From the number of workers and the seconds a gradient."""
 
 
 def choose(name: str, value: str, choices: dict[str, Any]) -> Any:

@@ -2,12 +2,14 @@
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from relaysim.types import Mixer
 
 
 def check_count(name: str, value: Any, least: int = 1, most: float = math.inf) -> int:
@@ -59,6 +61,20 @@ def check_key(name: str, key: Any) -> jax.Array:
     if not typed or key.shape:
         raise ValueError(f"{name} is {shown(key)}, expected a jax random key such as jax.random.key(0)")
     return key
+
+
+def check_mixer(mixer: Any) -> Mixer:
+    """The mixer."""
+    if not isinstance(mixer, Mixer):
+        raise ValueError(f"mixer is {shown(mixer)}, expected a way to communicate such as rs.relay_sum(tree)")
+    return mixer
+
+
+def check_draw(draw: Any, default: Callable) -> Callable:
+    """What draws random numbers, (key, step, shape) -> array: `draw`, or where it is None the default."""
+    if draw is not None and not callable(draw):
+        raise ValueError(f"draw is {shown(draw)}, expected a function (key, step, shape) -> array")
+    return default if draw is None else draw
 
 
 def check_gaps(num_steps: Any, every: Any) -> np.ndarray:

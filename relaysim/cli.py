@@ -13,7 +13,7 @@ import click
 _PAPER = "relaysim.papers.relaysum"
 _FIGURES = {name: f"{_PAPER}.figure{name}" for name in ("2", "3", "5", "6", "9")}
 _FIGURES |= dict.fromkeys(("7", "8", "10"), f"{_PAPER}.heterogeneity")
-_FIGURES["scaling"] = "relaysim.studies.scaling"
+_FIGURES |= {name: f"relaysim.studies.{name}" for name in ("compressed", "scaling")}
 _TABLES = ("2", "topologies", "4", "5", "scaling")
 
 
@@ -102,7 +102,7 @@ def find_study(name: str) -> Any:
 )
 @_one_line
 def figure(name: str, out: Path, smoke: bool, seeds: int | None, published: Path | None) -> None:
-    """A figure of the RelaySum paper, or how steps grow with n (scaling): a tidy table and a picture."""
+    """A figure of the RelaySum paper, how steps grow with n (scaling), or compressed relays (compressed)."""
     from relaysim import io, plot
 
     if name != "2" and (seeds or published):
@@ -113,6 +113,25 @@ def figure(name: str, out: Path, smoke: bool, seeds: int | None, published: Path
     table = study.run(smoke, **({"seeds": seeds} if seeds else {}))
     click.echo(io.save_table(table, out / f"figure{name}.csv"))
     click.echo(plot.save(study.picture(table), out / f"figure{name}.png"))
+
+
+@app.command()
+@click.argument("name", type=click.Choice(["btpp"]))
+@_out("out/study")
+@click.option("--workers", type=click.IntRange(2), multiple=True, help="How many. Can be given again.")
+@click.option("--seeds", type=click.IntRange(1), default=5, help="How many seeds.")
+@click.option("--steps", type=click.IntRange(30), default=300, help="Of each run, a multiple of 30.")
+@_one_line
+def study(name: str, out: Path, workers: tuple[int, ...], seeds: int, steps: int) -> None:
+    """The public comparison of B-ary tree push-pull with RelaySGD, each method at a rate of its own."""
+    from relaysim import io, plot
+    from relaysim.studies import btpp
+
+    found = btpp.run(workers or btpp.SIZES, seeds=seeds, num_steps=steps, out=out / "runs")
+    click.echo(btpp.table(found).to_string())
+    for kind, rows in (("table", found.table), ("summary", found.summary), ("tried", found.tried)):
+        click.echo(io.save_table(rows, out / f"{name}_{kind}.csv"))
+    click.echo(plot.save(btpp.picture(found), out / f"{name}.png"))
 
 
 @app.command()
@@ -229,6 +248,7 @@ def train(out: Path, checkpoint_every: int | None, resume: bool, **options: Any)
             f"({100 * last['accuracy'].min():.1f} to {100 * last['accuracy'].max():.1f}), "
             f"mean model {100 * last['mean_model_accuracy']:.1f} %, "
             f"consensus distance {last['consensus_distance']:.2e}, {last['bytes_sent'] / 1e6:.1f} MB a worker"
+            + (f", {last['seconds'].max():.4g} s" if settings.network else "")
         )
     for path in training.save(settings, traces, out):
         click.echo(path)
@@ -291,9 +311,11 @@ def compare(
         rates=searching(learning_rate) if search else learning_rate,
         metric="accuracy",
         out=out,
+        network=training.network_of(shared),
         about={**training.asdict(shared), "momentum": momentum, "topology": topology},
     )
     click.echo(found.summary.to_string(index=False))
     for name, rows in (("table", found.table), ("summary", found.summary), ("curves", found.curves)):
         click.echo(io.save_table(rows, out / f"{name}.csv"))
-    click.echo(plot.save(found.plot(), out / "comparison.png"))
+    along = "seconds" if shared.network else "step"
+    click.echo(plot.save(found.plot(x=along), out / "comparison.png"))

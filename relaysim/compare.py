@@ -18,6 +18,7 @@ from relaysim.checks import check_count, check_number
 from relaysim.kept import Kept
 from relaysim.simulate import Trace, simulate
 from relaysim.threads import side_by_side
+from relaysim.timing import Network
 from relaysim.types import Algorithm, Array, Key
 
 if TYPE_CHECKING:
@@ -135,12 +136,12 @@ class Comparison:
         ]  # fmt: skip
         return pd.concat(tables, ignore_index=True)
 
-    def plot(self, metric: str | None = None) -> "Figure":
-        """A metric over the course of the runs, a panel for each task: the mean over seeds, and their
-        range."""
+    def plot(self, metric: str | None = None, x: str = "step") -> "Figure":
+        """A metric over the course of the runs, a panel for each task: the mean over seeds, and their range;
+        over steps, or over another metric such as "seconds"."""
         from relaysim import plot
 
-        return plot.comparison(self.curves, metric or self.metric)
+        return plot.comparison(self.curves, metric or self.metric, x=x)
 
     def to_latex(self) -> str:
         """The summary as a LaTeX table: a row a method, a column a task, mean ± deviation."""
@@ -166,6 +167,7 @@ def compare(
     metric: str,
     mode: str = "max",
     until: Callable[[dict[str, Array]], Array] | None = None,
+    network: Network | None = None,
     out: Path | str | None = None,
     about: Mapping[str, Any] | None = None,
     progress: bool = True,
@@ -196,6 +198,7 @@ def compare(
         at the end.
       mode: "max" or "min", which is best.
       until: stops runs early, see `simulate`.
+      network: records "seconds" and "waited" too, see `simulate`.
       out: a folder that each run is written to when it is done. The same call goes on from there after an
         interruption, also with more seeds; other settings are refused. That the functions are the same is up
         to the caller.
@@ -216,12 +219,13 @@ def compare(
     settings = names | dict(about or {})
     lengths = {"num_steps": num_steps, "every": every}
     settings |= {name: value for name, value in lengths.items() if not callable(value)}
+    settings |= {"network": repr(network)} if network else {}
     settings["rates"] = [[*key, rate] for key, rate in known.items()] if known else how._asdict()
     kept = Kept(out, settings)
     draw = functools.cache(lambda task, seed: _drawn(tasks[task], seed))
 
     def study(name: str) -> dict[str, float]:
-        train, found = _trainer(methods[name], num_steps, every, until), {}
+        train, found = _trainer(methods[name], num_steps, every, until, network), {}
         for task in tasks:
             cell = _Cell(kept, metric, mode, train, functools.partial(draw, task), task, name, bar)
             found[task] = known[task, name] if known else _climb(cell, how)
@@ -330,13 +334,20 @@ def _smallest_good(scores: Mapping[float, float], margin: float) -> float:
 
 
 def _trainer(
-    method: Method, num_steps: Length, every: Length | None, until: Any
+    method: Method, num_steps: Length, every: Length | None, until: Any, network: Network | None
 ) -> Callable[[list, list, float], list[Trace]]:
     """(tasks, seeds, learning rate) -> traces."""
 
     def one(task: Any, params: Any, key: Key, rate: Any, steps: int, gap: int) -> Trace:
         trace = simulate(
-            key, method(task, rate), params, num_steps=steps, every=gap, measure=task.measure, until=until
+            key,
+            method(task, rate),
+            params,
+            num_steps=steps,
+            every=gap,
+            measure=task.measure,
+            until=until,
+            network=network,
         )
         return trace._replace(params=None, state=None)
 

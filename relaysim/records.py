@@ -119,10 +119,10 @@ def _see(
     """The record after so many steps."""
     run, params = engine.look(algorithm, run)
     record = {"loss": taken.loss / jnp.asarray(steps, taken.loss.dtype), **taken.metrics}
-    return run, _united(record, measure(params, run.method))
+    return run, united(record, measure(params, run.method))
 
 
-def _united(record: Record, measured: Any) -> Record:
+def united(record: Record, measured: Any) -> Record:
     if not isinstance(measured, dict) or not all(isinstance(name, str) for name in measured):
         raise ValueError(f"measure returned {kinds(measured)}, expected a dict of arrays by name")
     if twice := sorted(record.keys() & measured.keys()):

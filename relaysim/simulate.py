@@ -25,6 +25,7 @@ from relaysim.programs import Program, is_traced, program
 from relaysim.progress import Bar
 from relaysim.records import Measure, Record, advance, watched
 from relaysim.sharding import fetch, lies_over, spread
+from relaysim.timing import Network, Traffic, check_network, dates, traffic
 from relaysim.types import Algorithm, Array, Key, Stacked, sent
 
 
@@ -38,6 +39,14 @@ class Divergence(NamedTuple):
         return bool(self.step >= 0)
 
 
+def warn_of(divergence: Divergence, what: str) -> None:
+    """Warn where there is one, whose `step` is the number of a `what`."""
+    if divergence:
+        warnings.warn(
+            f"diverged: worker {divergence.worker} is not finite after {what} {divergence.step}", stacklevel=3
+        )
+
+
 class Trace(NamedTuple):
     """What a run leaves behind, R records long."""
 
@@ -47,7 +56,7 @@ class Trace(NamedTuple):
     """Arrays (R, ...): what `measure` returned; "loss" (R, n), each worker's mean loss over the steps
     since the last record; what else the method tells (`Info.metrics`); "vectors_sent", "messages_sent" and
     "bytes_sent" (R,), sent so far by a worker on average, and "busiest_vectors_sent" and "busiest_bytes_sent"
-    (R,) by the worker that sends most."""
+    (R,) by the worker that sends most; with a network "seconds" and "waited" (R, n), see `dated`."""
     params: Stacked
     """The models at the end, leaves (n, ...)."""
     state: Any
@@ -57,6 +66,34 @@ class Trace(NamedTuple):
     num_steps: Any
     """() the steps taken, which are fewer than asked for where `until` said so. Under vmap such a run has its
     records up to there, and NaN (or 0, where they are no floating-point numbers) from there on."""
+    traffic: Traffic | None = None
+    """What the method sends, no array."""
+
+    def dated(self, network: Network, key: Key) -> "Trace":
+        """The same run on a network: how long things take does not depend on the models.
+
+        >>> import optax, relaysim as rs
+        >>> task = rs.tasks.random_quadratics(jax.random.key(0), 8, 5)
+        >>> method = rs.relaysgd(task.grad, rs.relay_sum(rs.topology.chain(8)), optax.sgd(0.3))
+        >>> trace = rs.simulate(jax.random.key(1), method, task.init(jax.random.key(2)), num_steps=10)
+        >>> trace.dated(rs.timing.home(compute=0.1), jax.random.key(1)).metrics["seconds"].shape
+        (10, 8)
+
+        Args:
+          network: see `rs.timing`.
+          key: of what is random in the network; with that of the run it is as with `simulate(network=)`.
+
+        Returns:
+          A trace with the metrics "seconds" (R, n), when each worker was done with the step of each record,
+          and "waited" (R, n), the share of this time in which it did not compute, in double precision.
+
+        Raises:
+          ValueError: where the network is for another number of workers.
+        """
+        if self.traffic is None:
+            raise ValueError("traffic is None: this trace does not know what its method sends")
+        seconds, waited = dates(key, network, self.traffic, self.steps)
+        return self._replace(metrics=self.metrics | {"seconds": seconds, "waited": waited})
 
     def __repr__(self) -> str:
         told = f"{len(self.steps)} records to step {self.steps[-1]}, models {kinds(self.params)}"
@@ -79,6 +116,7 @@ def simulate(
     callback: Callable[[int, Record], Any] | None = None,
     progress: bool | str = False,
     checkpoint: Checkpoint | None = None,
+    network: Network | None = None,
 ) -> Trace:
     """Run a method from the given models.
 
@@ -116,6 +154,8 @@ def simulate(
         started again with the same arguments and `resume=True` ends as if nothing had happened, bit for bit.
         What it is checked against is the key, the numbers of steps, the first models and the shapes of all
         arrays; that method, data and hyperparameters are the same is up to the caller.
+      network: how long gradients and messages take: records "seconds" and "waited" as well, see
+        `Trace.dated`. The steps are the same on any network.
 
     Returns:
       A trace of R = T / every records. Where the run diverges a warning names the step and the worker, and so
@@ -131,7 +171,9 @@ def simulate(
     check_key("key", key)
     _check(algorithm, params, state)
     _check_options(until, callback, progress, checkpoint, every)
-    measure = _measured(measure)
+    if network is not None:
+        check_network(network, algorithm.num_workers)
+    measure = measured(measure)
     start_key, run_key = jax.random.split(key)
     if state is None:
         given = jax.tree.map(jnp.array, params)  # a copy, since what is carried on is given away
@@ -151,7 +193,7 @@ def simulate(
     if not traced:
         check_room(whole.outputs[:2], given)
     carry = start(start_key, given) if state is None else given
-    first = carry.step if is_traced(carry) else int(carry.step)
+    first = carry.step if is_traced(carry.step) else int(carry.step)
     made, stopped, records = 0, False, []
     with checkpoints.held(checkpoint) as asked_to_stop:
         if checkpoint:
@@ -190,18 +232,16 @@ def simulate(
                     raise checkpoints.Interrupted(checkpoint, taken, num_steps, signal)
 
     metrics = _joined(records)
-    divergence, taken = _first(carry.broken), carry.step
+    divergence, taken = first_broken(carry.broken), carry.step
     if not is_traced(carry):
         metrics, divergence, taken = fetch((metrics, divergence, taken))
         divergence, taken = Divergence(int(divergence.step), int(divergence.worker)), int(taken)
-        if divergence:
-            warnings.warn(
-                f"diverged: worker {divergence.worker} is not finite after step {divergence.step}",
-                stacklevel=2,
-            )
+        warn_of(divergence, "step")
     steps = first + np.cumsum(gaps[:made])
     models = algorithm.params(carry.method)
-    return Trace(steps, metrics | _costs(algorithm, models, steps), models, carry, divergence, taken)
+    sends = traffic(algorithm, models)
+    trace = Trace(steps, metrics | _costs(sends, steps), models, carry, divergence, taken, sends)
+    return trace if network is None else trace.dated(network, key)
 
 
 def estimate_memory(
@@ -242,7 +282,7 @@ def estimate_memory(
     start = program(_begin, (algorithm, lies_over(params)), key, params)
     laid = jax.tree.unflatten(jax.tree.structure(start.outputs), start.compiled(key, params).output_shardings)
     carry = jax.tree.map(_shape, start.outputs, laid)
-    run = program(advance, (algorithm, _measured(measure), None, every, num_records), (key, None), carry)
+    run = program(advance, (algorithm, measured(measure), None, every, num_records), (key, None), carry)
     needs = run.compiled((key, None), carry).memory_analysis()
     parts = {"given": nbytes(params)}
     for path, leaf in jax.tree.leaves_with_path(carry.method):
@@ -283,7 +323,7 @@ def _shown(progress: bool | str, whole: Program) -> str | None:
     return progress
 
 
-def _first(broken: Array) -> Divergence:
+def first_broken(broken: Array) -> Divergence:
     """The first worker to break (the lowest, among those that did in the same step), and when."""
     order = jnp.where(broken < 0, jnp.iinfo(jnp.int32).max, broken)
     worker = jnp.argmin(order).astype(jnp.int32)
@@ -291,19 +331,18 @@ def _first(broken: Array) -> Divergence:
     return Divergence(step, jnp.where(step < 0, -1, worker))
 
 
-def _costs(algorithm: Algorithm, params: Stacked, steps: np.ndarray) -> dict[str, np.ndarray]:
-    model_bytes = sum(leaf[0].size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
-    vectors, messages = sent(algorithm.messages(params), algorithm.num_workers)
+def _costs(sends: Traffic, steps: np.ndarray) -> dict[str, np.ndarray]:
+    vectors, messages = sent(sends.calls, sends.num_workers)
     return {
         "vectors_sent": steps * vectors.mean(),
         "busiest_vectors_sent": steps * vectors.max(),
         "messages_sent": steps * messages.mean(),
-        "bytes_sent": steps * vectors.mean() * model_bytes,
-        "busiest_bytes_sent": steps * vectors.max() * model_bytes,
+        "bytes_sent": steps * vectors.mean() * sends.model_bytes,
+        "busiest_bytes_sent": steps * vectors.max() * sends.model_bytes,
     }
 
 
-def _measured(measure: Measure | None) -> Measure:
+def measured(measure: Measure | None) -> Measure:
     """`measure` as a function of the models and the method's state.
 
     It is computed apart from the step before, so that its last bits do not hang on how many steps there are.
@@ -332,7 +371,11 @@ def _check(algorithm: Algorithm, params: Stacked, state: RunState | None = None)
         )
     if state is not None:
         return _check_state(algorithm, state)
-    n = algorithm.num_workers
+    check_models(params, algorithm.num_workers)
+
+
+def check_models(params: Stacked, n: int) -> None:
+    """Raise a ValueError where these are no models of n workers, or the first of them is not finite."""
     leaves = jax.tree.leaves_with_path(params)
     if not leaves:
         raise ValueError("params holds no arrays, expected a pytree with leaves (n, ...)")

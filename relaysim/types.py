@@ -79,6 +79,8 @@ class Mixer(NamedTuple):
     """(key, step, state, x) -> (state, mixed x). `step` is the number of the method's step, from 0."""
     messages: Callable[[], Calls]
     """() -> who sends to whom, in vectors of x's size; call t of the period is that of step t."""
+    share: Callable[[Stacked], float] = lambda x: 1.0
+    """(x, or its shapes) -> how large these vectors are for such an x, less than 1 where it is compressed."""
     name: str = ""
     """For people, such as "gossip on ring"; by default that of the function which made it."""
 

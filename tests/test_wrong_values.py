@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import relaysim as rs
-from relaysim import faults, topology
+from relaysim import faults, timing, topology
 
 N = 4
 sgd, key = optax.sgd(0.1), jax.random.key(0)
@@ -26,6 +26,9 @@ def never(key, step, params):
 
 method = rs.dpsgd(never, rs.gossip(ring), sgd)
 gossip = partial(rs.quasi_global_momentum, never, rs.gossip(ring), sgd)
+top = rs.compress.top_k(2)
+of_gossip = {"grad": never, "mixer": rs.gossip(ring), "optimizer": sgd}
+choco = partial(rs.choco_sgd, **of_gossip)
 quadratics = partial(rs.tasks.random_quadratics, num_workers=N, dim=3)
 simulate = partial(rs.simulate, key, method, np.ones((N, 3), np.float32), num_steps=2)
 simulate_with = partial(rs.simulate, key, params=np.ones((N, 3), np.float32), num_steps=2)
@@ -108,6 +111,57 @@ TABLE = [
     ("method", faults.pause, {"outages": faults.Outage([1], 0, 1)}, [None, never, 3]),
     ("beta", gossip, {}, [*NO_NUMBERS, -0.1, 1.0]),
     ("variant", gossip, {}, ["heavy ball", None, 3]),
+    ("beta", partial(rs.decentlam, **of_gossip), {}, [*NO_NUMBERS, -0.1, 1.0]),
+    ("beta", partial(rs.gt_hsgd, **of_gossip), {}, [*NO_NUMBERS, -0.1, 1.1]),
+    ("beta", partial(rs.momentum_tracking, **of_gossip), {}, [*NO_NUMBERS, -0.1, 1.0]),
+    ("exact_start", partial(rs.momentum_tracking, **of_gossip), {}, NO_FLAGS),
+    ("beta", partial(rs.led, local_steps=2, **of_gossip), {}, ["1", 0.0, -1, np.inf, True]),
+    ("local_steps", partial(rs.led, **of_gossip), {}, NO_COUNTS),
+    ("local_steps", partial(rs.k_gt, **of_gossip), {}, NO_COUNTS),
+    ("server_rate", partial(rs.k_gt, local_steps=2, **of_gossip), {}, [*NO_NUMBERS, 0.0, -1, np.inf]),
+    ("local_steps", partial(rs.diloco, **of_gossip), {}, ["2", 2.0, True, 0]),
+    ("outer_rate", partial(rs.diloco, local_steps=2, **of_gossip), {}, [*NO_NUMBERS, 0.0]),
+    ("outer_momentum", partial(rs.noloco, local_steps=2, **of_gossip), {}, [*NO_NUMBERS, 1.0]),
+    ("gamma", partial(rs.noloco, local_steps=2, **of_gossip), {}, ["1", 0.0, -1, True]),
+    ("probability", partial(rs.prox_skip, **of_gossip), {}, [*NO_NUMBERS, 0.0, 1.1]),
+    ("relaxation", partial(rs.prox_skip, probability=0.5, **of_gossip), {}, [*NO_NUMBERS, 0.0, 1.1]),
+    ("draw", partial(rs.prox_skip, probability=0.5, **of_gossip), {}, [3, "coins", [True]]),
+    ("variant", partial(rs.gta, **of_gossip), {}, [*NO_COUNTS, 4]),
+    ("mixings", partial(rs.gta, **of_gossip), {}, NO_COUNTS),
+    ("local_steps", partial(rs.gta, **of_gossip), {}, NO_COUNTS),
+    ("share", partial(rs.extra, **of_gossip), {}, [*NO_NUMBERS, 0.0, -1]),
+    ("mixer", partial(rs.exact_diffusion, grad=never, optimizer=sgd), {}, [ring, None, "gossip"]),
+    ("inner_steps", partial(rs.destress, **of_gossip), {}, NO_COUNTS),
+    ("outer_mixings", partial(rs.destress, **of_gossip), {}, NO_COUNTS),
+    ("contraction", partial(rs.destress, **of_gossip), {}, ["1", 0.0, 1.0, True]),
+    ("theta", partial(rs.moniqua, **of_gossip), {}, [*NO_NUMBERS, 0.0, -1, np.inf]),
+    ("gamma", partial(rs.moniqua, theta=1.0, **of_gossip), {}, [*NO_NUMBERS, 0.0, 1.1]),
+    ("num_workers", partial(rs.btpp, grad=never, optimizer=sgd), {}, NO_COUNTS),
+    ("branching", partial(rs.btpp, never, 4, sgd), {}, NO_COUNTS),
+    ("num_workers", partial(rs.ceca, grad=never, optimizer=sgd), {}, NO_COUNTS),
+    ("num_workers", partial(rs.ceca, grad=never, optimizer=sgd, peers=1), {}, [3, 5]),
+    ("peers", partial(rs.ceca, never, 4, sgd), {}, [*NO_COUNTS, 3]),
+    ("num_workers", partial(rs.teleportation, **of_gossip), {}, [*NO_COUNTS, 3]),
+    ("gamma", partial(choco, compressor=top), {}, [*NO_NUMBERS, 0.0, 1.1]),
+    ("order", partial(choco, compressor=top, gamma=0.5), {}, ["a", None, 1]),
+    ("compressor", partial(choco, gamma=0.5), {}, ["top", None, 2, rs.compress.top_k]),
+    ("compressor", partial(rs.beer, gamma=0.5, **of_gossip), {}, ["top", None, 2]),
+    ("momentum", partial(rs.motef, compressor=top, gamma=0.5, **of_gossip), {}, [*NO_NUMBERS, 0.0, 1.1]),
+    ("k", rs.compress.top_k, {}, ["2", None, True, 0, -1, 0.0, 1.5, [2]]),
+    ("k", rs.compress.random_k, {}, ["2", None, True, 0, -1, 0.0, 1.5, [2]]),
+    ("each", rs.compress.top_k, {"k": 2}, ["layer", None, 2]),
+    ("bits", rs.compress.quantize, {}, [*NO_COUNTS, 1, 32]),
+    ("draw", rs.compress.quantize, {"bits": 4}, [3, "uniform"]),
+    ("rank", rs.compress.low_rank, {}, NO_COUNTS),
+    ("each", rs.compress.sign, {}, ["layer", None, 2]),
+    ("chunk", rs.compress.in_cosines, {"compressor": top}, NO_COUNTS),
+    ("mixer", partial(rs.compress.error_feedback, compressor=top), {}, [ring, None, "gossip"]),
+    ("of", partial(rs.compress.error_feedback, rs.gossip(ring), top), {}, ["model", None, 1]),
+    ("trees", partial(rs.compress.relay_sum, compressor=top), {}, NO_GRAPHS),
+    ("of", partial(rs.compress.relay_sum, chain, top), {}, ["model", None, 1]),
+    ("num_workers", rs.random_matching, {}, NO_COUNTS),
+    ("peers", rs.epidemic, {"num_workers": N}, NO_COUNTS),
+    ("oracle", rs.epidemic, {"num_workers": N}, NO_FLAGS),
     ("optimizer", partial(rs.dpsgd, never, rs.gossip(ring)), {}, [0.1, None, "sgd", never]),
     ("mixer", partial(rs.dpsgd, never, optimizer=sgd), {}, [ring, None, "gossip", N]),
     ("grad", partial(rs.dpsgd, mixer=rs.gossip(ring), optimizer=sgd), {}, [None, 3, "grad"]),
@@ -150,6 +204,30 @@ TABLE = [
     ("batch_size", classification, {}, NO_COUNTS),
     ("test_batch", classification, {}, NO_COUNTS),
     ("group", classification, {}, [c for c in NO_COUNTS if c is not None]),
+    ("compute", timing.Network, {}, ["1", None, -1, np.nan, np.inf, True, [1, -1], np.ones((2, 2))]),
+    ("latency", timing.Network, {}, ["1", None, -1, np.ones(2), np.ones((2, 3)), -np.ones((2, 2))]),
+    ("upload", timing.Network, {}, ["1", None, 0, -1, np.nan, True, [1, 0], np.ones((2, 2))]),
+    ("download", timing.Network, {}, ["1", None, 0, -1, np.nan, True, [1, 0], np.ones((2, 2))]),
+    ("timeout", timing.Network, {"drop": 0.1}, ["1", None, -1, np.inf]),
+    ("drop", timing.Network, {"timeout": 1.0}, ["0.1", None, -1, 2]),
+    ("mean", timing.lognormal, {"sigma": 1}, [*NO_NUMBERS, -1]),
+    ("sigma", timing.lognormal, {"mean": 1}, [*NO_NUMBERS, -1]),
+    ("shift", timing.shifted_exponential, {"mean": 1}, [*NO_NUMBERS, -1]),
+    ("share", timing.stragglers, {"factor": 2}, [*NO_NUMBERS, -0.1, 1.1]),
+    ("factor", timing.stragglers, {"share": 0.5}, [*NO_NUMBERS, -1]),
+    ("value", timing.constant, {}, ["1", None, -1, np.inf, -np.ones(2), np.ones((2, 2))]),
+    ("distribution", timing.of_worker, {}, [1.0, None, "lognormal"]),
+    ("cloud", timing.regions, {"places": 3}, ["azure", None, 3]),
+    ("places", timing.regions, {"cloud": "gcp"}, ["us-east1", None, 0, 2.0, ["moon"], [3]]),
+    ("network", simulate, {}, [3, "wan", timing.wan]),
+    ("compute", lambda compute: simulate(network=timing.Network(compute)), {}, [np.ones(3)]),
+    ("latency", lambda latency: simulate(network=timing.Network(1, latency)), {}, [np.ones((3, 3))]),
+    (
+        "method",
+        partial(timing.seconds, key, timing.wan(), params=np.ones((N, 3)), num_steps=1),
+        {},
+        [never, 3],
+    ),
     ("mask", partial(rs.metrics.of_workers, never), {}, ["all", None, [1, 0], [[True]], [False]]),
 ]
 CASES = [

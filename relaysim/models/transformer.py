@@ -46,12 +46,7 @@ class Transformer(nn.Module):
     @nn.compact
     def __call__(self, tokens: Array) -> Array:
         """(B, T) int -> (B, C), T at most max_length."""
-        if tokens.ndim != 2 or tokens.shape[1] > self.max_length:
-            raise ValueError(
-                f"tokens has shape {tokens.shape}, expected (B, T ≤ max_length={self.max_length})"
-            )
-        if not jnp.issubdtype(tokens.dtype, jnp.integer):
-            raise ValueError(f"tokens holds {tokens.dtype}, expected integers")
+        check_tokens(tokens, self.max_length)
         present = tokens > 0
         positions = jnp.arange(tokens.shape[1])[None]
         x = nn.Embed(self.vocabulary, self.width)(tokens)
@@ -63,3 +58,11 @@ class Transformer(nn.Module):
             x = x + nn.Dense(self.width)(y)
         x = nn.LayerNorm()(x) * present[..., None]
         return nn.Dense(self.num_classes)(x.sum(1) / jnp.maximum(present.sum(1, keepdims=True), 1))
+
+
+def check_tokens(tokens: Array, max_length: int) -> None:
+    """Raise a ValueError unless they are integers (B, T), T at most max_length."""
+    if tokens.ndim != 2 or tokens.shape[1] > max_length:
+        raise ValueError(f"tokens has shape {tokens.shape}, expected (B, T ≤ max_length={max_length})")
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise ValueError(f"tokens holds {tokens.dtype}, expected integers")

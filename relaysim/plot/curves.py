@@ -46,7 +46,7 @@ def curves(
       traces: a trace, or the traces of several seeds, by label.
       metric: the name of a metric (R,) or (R, n).
       x: "step", "epoch", or a metric (R,) or (R, n) to go along the axis, such as "bytes_sent" or "seconds"
-        where there are any; the mean over workers and seeds.
+        where there are any: the mean over workers and seeds, while thin lines have their own.
       steps_per_epoch: of x = "epoch".
       band: from the lowest worker and seed to the highest; the standard deviation to both sides; a thin line
         for each; or nothing.
@@ -67,8 +67,8 @@ def curves(
         given = traces[label]
         runs: list[Trace] = [given] if isinstance(given, Trace) else list(given)
         lines = np.concatenate([_columns(run, metric) for run in runs], 1)
-        along = _columns(runs[0], x).mean(1) if x not in ("step", "epoch") else np.asarray(runs[0].steps)
-        _draw(ax, along / (steps_per_epoch or 1), lines, band, label, style)
+        along = np.concatenate([_columns(run, x) for run in runs], 1) / (steps_per_epoch or 1)
+        _draw(ax, along, lines, band, label, style)
         drawn.append(lines)
     if log if log is not None else _spans_decades(drawn):
         ax.set_yscale("log")
@@ -115,8 +115,8 @@ def panels(groups: Mapping[str, Runs], metric: str, *, columns: int = 4, **optio
     return figure
 
 
-def comparison(curves: pd.DataFrame, metric: str, *, band: Band = "range") -> Figure:
-    """A metric over the steps, a panel for each task: each method's mean over the seeds, and a band.
+def comparison(curves: pd.DataFrame, metric: str, *, x: str = "step", band: Band = "range") -> Figure:
+    """A metric over the course of runs, a panel for each task: each method's mean over the seeds, and a band.
 
     >>> table = pd.DataFrame({"task": "t", "method": "D²", "seed": [0, 0, 1, 1], "step": [1, 2, 1, 2]})
     >>> comparison(table.assign(metric="loss", value=[4.0, 2, 3, 1]), "loss").axes[0].get_ylabel()
@@ -125,22 +125,30 @@ def comparison(curves: pd.DataFrame, metric: str, *, band: Band = "range") -> Fi
     Args:
       curves: those of a `Comparison`, with the columns task, method, seed, step, metric and value.
       metric: which metric.
+      x: "step", or another metric, such as "seconds", whose mean goes along the axis.
       band: as in `curves`.
 
     Raises:
       ValueError: where the curves lack the metric.
     """
-    if metric not in set(curves.metric):
-        raise ValueError(f"metric is {metric!r}, expected one of {', '.join(sorted(set(curves.metric)))}")
-    curves = curves[curves.metric == metric]
+    known = sorted(set(curves.metric))
+    if metric not in known:
+        raise ValueError(f"metric is {metric!r}, expected one of {', '.join(known)}")
+    if x not in ("step", *known):
+        raise ValueError(f"x is {x!r}, expected 'step' or one of {', '.join(known)}")
+    every, curves = curves, curves[curves.metric == metric]
     tasks, styles = list(dict.fromkeys(curves.task)), _styles(dict.fromkeys(curves.method))
     size = (1 + 3.6 * len(tasks), 3.8)
     figure, axes = plt.subplots(1, len(tasks), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for ax, task in zip(axes[0], tasks, strict=True):
         for method, runs in curves[curves.task == task].groupby("method", sort=False):
             seeds = runs.pivot(index="step", columns="seed", values="value")
-            _draw(ax, seeds.index.to_numpy(), seeds.to_numpy(), band, str(method), styles[str(method)])
-        ax.set(title=task, xlabel="step")
+            along = seeds.index.to_numpy()
+            if x != "step":
+                own = every[(every.task == task) & (every.method == method) & (every.metric == x)]
+                along = own.groupby("step").value.mean()[seeds.index].to_numpy()
+            _draw(ax, along[:, None], seeds.to_numpy(), band, str(method), styles[str(method)])
+        ax.set(title=task, xlabel=x.replace("_", " "))
     if _spans_decades([curves.value.to_numpy()]):
         axes[0, 0].set_yscale("log")
     axes[0, 0].set(ylabel=metric.replace("_", " "))
@@ -158,7 +166,9 @@ def _styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def _columns(run: Trace, name: str) -> np.ndarray:
-    """(R, 1) or (R, n) a metric of a trace."""
+    """(R, 1) or (R, n) steps or a metric of a trace."""
+    if name in ("step", "epoch"):
+        return np.asarray(run.steps, float)[:, None]
     if name not in run.metrics:
         raise ValueError(f"metric {name!r} is not in the trace, expected one of {sorted(run.metrics)}")
     values = np.asarray(run.metrics[name], float)
@@ -168,11 +178,11 @@ def _columns(run: Trace, name: str) -> np.ndarray:
 
 
 def _draw(ax: Axes, x: np.ndarray, lines: np.ndarray, band: Band, label: str, style: dict[str, Any]) -> None:
-    """The mean of lines (R, k), with about eight markers, and what is around it."""
-    colour, mean = style["color"], lines.mean(1)
+    """The mean of lines (R, k), with about eight markers, and what is around it; x is (R, any number)."""
+    colour, mean, each, x = style["color"], lines.mean(1), x, x.mean(1)
     if band == "lines" and lines.shape[1] > 1:
         thin = float(np.clip(2 / lines.shape[1] ** 0.8, 0.15, 0.6))
-        ax.plot(x, lines, color=colour, linewidth=0.5, alpha=thin)
+        ax.plot(each if each.shape == lines.shape else x, lines, color=colour, linewidth=0.5, alpha=thin)
     elif band in ("range", "deviation") and lines.shape[1] > 1:
         low, high = lines.min(1), lines.max(1)
         if band == "deviation":

@@ -13,15 +13,15 @@ from relaysim.timing.distributions import (
     shifted_exponential,
     stragglers,
 )
-from relaysim.timing.network import Between, Network, in_float64
-from relaysim.timing.ready import NETWORKS, datacenter, home, lan, regions, round_trips, wan
+from relaysim.timing.network import Between, Network, check_network, in_float64
+from relaysim.timing.ready import datacenter, home, lan, regions, round_trips, wan
 
 __all__ = [
-    "NETWORKS",
     "Between",
     "Distribution",
     "Network",
     "Traffic",
+    "check_network",
     "constant",
     "datacenter",
     "dates",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from relaysim.checks import check_gaps, check_key
-from relaysim.timing.network import Network, in_float64
+from relaysim.timing.network import Network, check_network, in_float64
 from relaysim.types import Algorithm, Array, Calls, Key, Messages, Stacked
 
 PAIRWISE = 32  # messages of a worker, up to which each is compared with each other one instead of sorted
@@ -102,9 +102,7 @@ def dates(key: Key, network: Network, sends: Traffic, steps: Any) -> tuple[Array
     Raises:
       ValueError: where the network is none, or for another number of workers.
     """
-    if not isinstance(network, Network):
-        raise ValueError(f"network is {network!r}, expected one such as rs.timing.wan()")
-    network.check_workers(sends.num_workers)
+    check_network(network, sends.num_workers)
     download = network.download
     limited = isinstance(download, jax.core.Tracer) or bool(np.isfinite(download).any())
     if not isinstance(key, jax.core.Tracer):  # many small steps one after the other: nothing for a GPU

@@ -22,6 +22,9 @@ class Factor:
     """(u, *parameters) -> values like u, which is uniform on (0, 1)"""
     parameters: tuple[Any, ...]
 
+    def __repr__(self) -> str:
+        return f"{self.quantile.__name__.strip('_')}({', '.join(map(str, self.parameters))})"
+
 
 @partial(jax.tree_util.register_dataclass, data_fields=["of_worker", "of_step"], meta_fields=[])
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Distribution:
     other and with numbers, `of_worker` draws all of it once.
 
     >>> 0.1 * lognormal(1.0, 0.3) * stragglers(0.1, 4.0) * of_worker(lognormal(1.0, 0.6))
-    Distribution(constant · stragglers · lognormal · lognormal)
+    constant(0.1) · stragglers(0.1, 4.0) · lognormal(1.0, 0.6) · lognormal(1.0, 0.3)
     """
 
     of_worker: tuple[Factor, ...] = ()
@@ -48,8 +51,7 @@ class Distribution:
         return constant(other) * self
 
     def __repr__(self) -> str:
-        names = [factor.quantile.__name__.strip("_") for factor in self.of_worker + self.of_step]
-        return f"Distribution({' · '.join(names)})"
+        return " · ".join(map(repr, self.of_worker + self.of_step))
 
 
 def constant(value: Any) -> Distribution:

@@ -52,6 +52,9 @@ class _Losses:
     process: Loss | None
 
 
+_NONE = _Losses(0.0, None)
+
+
 @dataclass(frozen=True, eq=False)
 class Network:
     """How long gradients and messages take. What is not given takes no time.
@@ -102,26 +105,10 @@ class Network:
             object.__setattr__(self, name, _check_bandwidth(name, getattr(self, name)))
         if self.timeout is not None:
             object.__setattr__(self, "timeout", check_number("timeout", self.timeout, 0))
-        object.__setattr__(self, "losses", _Losses(self.drop, loss_of(self.drop, 2**31)))
+        process = loss_of(self.drop, 2**31)
+        object.__setattr__(self, "losses", _Losses(self.drop, process) if process else _NONE)
         if self.losses.process and self.timeout is None:
             raise ValueError("timeout is None, expected the seconds that a lost message is waited for")
-
-    def check_workers(self, num_workers: int) -> None:
-        """Raise a ValueError where an array is not for so many workers, or `drop` is about others."""
-        n = num_workers
-        given = {name: getattr(self, name) for name in ("compute", "latency", "upload", "download")}
-        for name, value in given.items():
-            if isinstance(value, Between):
-                shapes = [np.shape(value.places)]
-            elif isinstance(value, Distribution):
-                shapes = [np.shape(p) for factor in value.of_worker for p in factor.parameters]
-            else:
-                shapes = [np.shape(value)]
-            expected = (n, n) if name == "latency" and np.ndim(value) == 2 else (n,)
-            for shape in shapes:
-                if shape not in ((), expected):
-                    raise ValueError(f"{name} is for {shape} workers, expected {expected} or a number")
-        loss_of(self.drop, n)
 
     @in_float64
     def compute_times(self, key: Key, steps: Any, num_workers: int) -> Array:
@@ -148,21 +135,7 @@ class Network:
     @in_float64
     def latencies(self, key: Key, senders: Any, receivers: Any) -> Array:
         """The seconds one way on links (...,) -> (...,) float64. A link has its own, in whatever graph."""
-        senders, receivers = jnp.asarray(senders), jnp.asarray(receivers)
-        if isinstance(self.latency, Between):
-            places = jnp.asarray(self.latency.places)
-            return jnp.asarray(self.latency.seconds)[places[senders], places[receivers]].astype(float)
-        if not isinstance(self.latency, Distribution):
-            latency = jnp.asarray(self.latency, float)
-            return latency[senders, receivers] if latency.ndim else jnp.full(senders.shape, latency)
-        factors, key = self.latency.of_worker + self.latency.of_step, jax.random.fold_in(key, _LATENCY)
-
-        def of_link(low: Array, high: Array) -> Array:
-            link = jax.random.fold_in(jax.random.fold_in(key, low), high)
-            return _product(factors, lambda k: uniform(jax.random.fold_in(link, k), 1), 1)[0]
-
-        ends = jnp.minimum(senders, receivers).ravel(), jnp.maximum(senders, receivers).ravel()
-        return jax.vmap(of_link)(*ends).reshape(senders.shape)
+        return _latencies(self, key, jnp.asarray(senders), jnp.asarray(receivers))
 
     def loss_key(self, key: Key) -> Key:
         """Of the losses of messages."""
@@ -188,10 +161,48 @@ def _unflatten(losses: _Losses, numbers: Any) -> Network:
 jax.tree_util.register_pytree_node(Network, _flatten, _unflatten)
 
 
+def check_network(network: Any, num_workers: int) -> None:
+    """Raise a ValueError where this is no network, or an array or `drop` in it is not for so many workers."""
+    if not isinstance(network, Network):
+        raise ValueError(f"network is {network!r}, expected one such as rs.timing.wan()")
+    n = num_workers
+    given = {name: getattr(network, name) for name in ("compute", "latency", "upload", "download")}
+    for name, value in given.items():
+        if isinstance(value, Between):
+            shapes = [np.shape(value.places)]
+        elif isinstance(value, Distribution):
+            shapes = [np.shape(p) for factor in value.of_worker for p in factor.parameters]
+        else:
+            shapes = [np.shape(value)]
+        for shape in shapes:
+            expected = (n, n) if name == "latency" and len(shape) == 2 else (n,)
+            if shape not in ((), expected):
+                raise ValueError(f"{name} is for {shape} workers, expected {expected} or a number")
+    loss_of(network.drop, n)
+
+
 @functools.partial(jax.jit, static_argnums=3)
 def _compute_times(network: Network, key: Key, steps: Array, num_workers: int) -> Array:
     own, of_step = network.draw_compute(key, num_workers)
     return jax.vmap(lambda t: own * of_step(t))(steps)
+
+
+@jax.jit
+def _latencies(network: Network, key: Key, senders: Array, receivers: Array) -> Array:
+    if isinstance(network.latency, Between):
+        places = jnp.asarray(network.latency.places)
+        return jnp.asarray(network.latency.seconds)[places[senders], places[receivers]].astype(float)
+    if not isinstance(network.latency, Distribution):
+        latency = jnp.asarray(network.latency, float)
+        return latency[senders, receivers] if latency.ndim else jnp.full(senders.shape, latency)
+    factors, key = network.latency.of_worker + network.latency.of_step, jax.random.fold_in(key, _LATENCY)
+
+    def of_link(low: Array, high: Array) -> Array:
+        link = jax.random.fold_in(jax.random.fold_in(key, low), high)
+        return _product(factors, lambda k: uniform(jax.random.fold_in(link, k), 1), 1)[0]
+
+    ends = jnp.minimum(senders, receivers).ravel(), jnp.maximum(senders, receivers).ravel()
+    return jax.vmap(of_link)(*ends).reshape(senders.shape)
 
 
 def _product(factors: tuple, uniforms: Callable[[int], Array], number: int) -> Array:

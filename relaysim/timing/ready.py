@@ -55,10 +55,6 @@ def home(compute: Any = 0.1) -> Network:
     return Network(compute=compute, latency=lognormal(0.02, 0.5), upload=0.02 * GBIT, download=0.1 * GBIT)
 
 
-NETWORKS = {"datacenter": datacenter, "lan": lan, "wan": wan, "home": home}
-"""By name; each is a function (compute) -> Network."""
-
-
 def regions(
     cloud: Cloud,
     places: int | Sequence[str],
