@@ -14,7 +14,7 @@ _PAPER = "relaysim.papers.relaysum"
 _FIGURES = {name: f"{_PAPER}.figure{name}" for name in ("2", "3", "5", "6", "9")}
 _FIGURES |= dict.fromkeys(("7", "8", "10"), f"{_PAPER}.heterogeneity")
 _FIGURES |= {name: f"relaysim.studies.{name}" for name in ("compressed", "scaling")}
-_STUDIES = ("adversaries", "btpp", "churn", "compressed", "rates", "scaling", "stragglers")
+_STUDIES = ("adversaries", "btpp", "churn", "compressed", "rates", "scaling", "seconds", "stragglers")
 _TABLES = ("2", "topologies", "4", "5", "scaling")
 
 
@@ -124,8 +124,8 @@ def figure(name: str, out: Path, smoke: bool, seeds: int | None, published: Path
 def study(name: str, out: Path, smoke: bool) -> None:
     """A study of our own, as a tidy table and a picture: liars (adversaries), the public comparison of B-ary
     tree push-pull with RelaySGD (btpp), workers that come and go (churn), compressed relays (compressed),
-    predicted rates beside measured ones (rates), many workers (scaling), how one slow step spreads
-    (stragglers)."""
+    predicted rates beside measured ones (rates), many workers (scaling), seconds to accuracy (seconds), how
+    one slow step spreads (stragglers)."""
     from relaysim import io, plot
     from relaysim.compare import Comparison
 

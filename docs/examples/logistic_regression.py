@@ -17,6 +17,7 @@ methods = {
     "gradient tracking": lambda task, rate: rs.gradient_tracking(task.grad, rs.gossip(ring), optax.sgd(rate)),
     "RelaySGD": lambda task, rate: rs.relaysgd(task.grad, rs.relay_sum(chain), optax.sgd(rate)),
 }
-found = rs.compare(methods, {data.name: task}, num_steps=200, every=10, seeds=1, metric="suboptimality", mode="min")
+run = dict(num_steps=200, every=10, seeds=1)
+found = rs.compare(methods, {data.name: task}, **run, metric="suboptimality", mode="min")
 print(found.summary[["method", "learning_rate", "mean"]])
 found.plot().savefig("logistic_regression.png")
