@@ -199,13 +199,13 @@ def _ends(laplacian: csr_array) -> tuple[float, float, float]:
     if laplacian.nnz > 3.5 * n:
         turned = LinearOperator((n, n), matvec=lambda x: bound * (x - x.mean()) - laplacian @ x, dtype=float)
         with contextlib.suppress(ArpackNoConvergence):
-            low = bound - eigsh(turned, which="LA", ncv=40, maxiter=10, tol=1e-8, **some)[0]
+            low = bound - eigsh(turned, which="LA", ncv=40, maxiter=30, tol=1e-5, **some)[0]
     if low < 1e-4 * bound:
         inverse = LinearOperator((n, n), matvec=_inverse(laplacian, np.inf), dtype=float)
         low = 1 / eigsh(inverse, which="LA", **some)[0]
         high = eigsh(laplacian, sigma=bound * (1 + 1e-9), **some)[0]
     else:
-        high = eigsh(laplacian, which="LA", ncv=40, maxiter=100, tol=1e-6, **some)[0]
+        high = eigsh(laplacian, which="LA", ncv=40, maxiter=100, tol=1e-5, **some)[0]
     return float(low), float(high / low), float(high)
 
 
