@@ -122,7 +122,7 @@ def test_gradients_are_those_of_the_objective(x64):
 
 @pytest.mark.slow
 def test_the_study_runs(tmp_path):
-    found = btpp.run([4], seeds=1, num_steps=30, out=tmp_path, progress=False)
+    found = btpp.run(sizes=[4], seeds=1, num_steps=30, out=tmp_path, progress=False)
     told = btpp.table(found)
     assert set(told.index) == set(btpp.METHODS) and np.isfinite(found.table.gradient_norm).all()
     assert btpp.picture(found).axes

@@ -7,7 +7,7 @@ import relaysim
 
 ROOT = Path(relaysim.__file__).parent
 FLOORS = [
-    ["types", "checks"],
+    ["types", "checks", "palette"],
     ["topology", "columns", "metrics"],
     ["faults", "sharding", "timing"],
     ["mixing", "local", "models", "compress"],

@@ -215,12 +215,13 @@ PUBLISHED = 0.7
 
 
 def run(
-    sizes: Sequence[int] = SIZES,
+    smoke: bool = False,
+    progress: bool = True,
     *,
+    sizes: Sequence[int] = SIZES,
     seeds: int = 5,
     num_steps: int = STEPS,
     out: Path | None = None,
-    progress: bool = True,
 ) -> Comparison:
     """All methods at rates of their own: each first μ searched among powers of two, on problems apart.
 
@@ -228,11 +229,14 @@ def run(
     fifths three times a run, as published. Each seed is another problem, with other samples.
 
     Args:
+      smoke: 8 workers, one seed and 30 steps only.
+      progress: show a bar.
       sizes: numbers of workers, each with 200 samples.
       seeds: how many.
       num_steps: of each run, a multiple of 30.
       out: a folder to write runs to as they come, see `compare`.
     """
+    sizes, seeds, num_steps = ((8,), 1, 30) if smoke else (sizes, seeds, num_steps)
     return compare(
         {name: _at(build, num_steps // 3) for name, build in METHODS.items()},
         {f"n = {n}": _problems(n) for n in sizes},

@@ -10,6 +10,7 @@ import optax
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from tqdm.auto import tqdm
 
 from relaysim import theory
 from relaysim.algorithms import d2, dpsgd, gradient_tracking, relaysgd
@@ -37,11 +38,12 @@ def problem() -> Quadratics:
     return quadratics(jnp.asarray(A), jnp.asarray(rng.normal(size=(WORKERS, DIM))))
 
 
-def run() -> pd.DataFrame:
+def run(smoke: bool = False, progress: bool = True) -> pd.DataFrame:
     """A row a method and step: method, learning_rate, largest (that is stable), rate (ρ, predicted), step,
     moved (‖x_{t+1} − x_t‖, measured) and predicted (the same, drawn by ρ from the end back)."""
+    names = tqdm(list(METHODS)[: 1 if smoke else None], disable=not progress, unit="method")
     with jax.enable_x64(True):
-        return pd.concat([_curve(name) for name in METHODS], ignore_index=True)
+        return pd.concat([_curve(name) for name in names], ignore_index=True)
 
 
 def _curve(name: str) -> pd.DataFrame:

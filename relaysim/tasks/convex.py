@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from scipy.optimize import minimize
 
 from relaysim.tasks.datasets import Dataset
 from relaysim.tasks.losses import l2, logistic, sign_accuracy, squared_error
@@ -123,6 +122,8 @@ def with_optimum(task: Supervised, *, max_steps: int = 1000) -> Supervised:
     Raises:
       ValueError: where it does not come to a point with a gradient of (almost) 0.
     """
+    from scipy.optimize import minimize  # slow to import, as is scipy.ndimage
+
     with jax.enable_x64(True):
         exact = jax.tree.map(_float64, task)
         first = jax.tree.map(lambda leaf: _float64(leaf[0]), task.init(jax.random.key(0)))

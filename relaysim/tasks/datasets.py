@@ -38,10 +38,12 @@ class Dataset(NamedTuple):
     """() or (C,), above 0."""
 
     def __repr__(self) -> str:
-        sizes = f"{len(self.train_y)} to train on and {len(self.test_y)} to test"
-        return (
-            f"Dataset({self.name!r}: {sizes}, of shape {self.train_x.shape[1:]}, {self.num_classes} classes)"
-        )
+        def size(y: Any) -> int:
+            return 0 if y is None else len(next(iter(y.values())) if isinstance(y, dict) else y)
+
+        told = f"{size(self.train_y)} to train on and {size(self.test_y)} to test"
+        shape = f", of shape {self.train_x.shape[1:]}" if hasattr(self.train_x, "shape") else ""
+        return f"Dataset({self.name!r}: {told}{shape}, {self.num_classes} classes)"
 
 
 def digits(test_fraction: float = 0.2) -> Dataset:

@@ -32,7 +32,7 @@ class Quadratics:
     """() σ: each gradient has Gaussian noise ξ added, with E ‖ξ‖² = σ². None: exact gradients."""
 
     def __repr__(self) -> str:
-        *_, n, d = jnp.shape(self.b)
+        *_, n, _, d = jnp.shape(self.A)
         return f"Quadratics({n} workers, {d} variables)"
 
     @property
