@@ -263,8 +263,8 @@ def _at(build: Build, period: int) -> Callable[[Logistic, Any], Algorithm]:
 
 
 def table(found: Comparison) -> pd.DataFrame:
-    """A row a method, the best first, and for each n: ‖∇F‖ at the workers' own models after the last step, mean
-    ± deviation over the seeds; at the mean model; and the first μ."""
+    """A row a method, the best first, and for each n: ‖∇F‖ at the workers' own models after the last step,
+    mean ± deviation over the seeds; at the mean model; and the first μ."""
     cells = found.table.groupby(["method", "task"], sort=False)
     own, at_mean = cells.gradient_norm, cells.at_mean.mean()
     columns = {
