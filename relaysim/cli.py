@@ -120,9 +120,7 @@ def figure(name: str, out: Path, smoke: bool, seeds: int | None, published: Path
 @click.argument("name", type=click.Choice(_STUDIES))
 @_out("out/study")
 @click.option("--smoke", is_flag=True, help="Few and small problems. Not of btpp.")
-@click.option(
-    "--workers", type=click.IntRange(2), multiple=True, help="Of btpp: how many. Can be given again."
-)
+@click.option("--workers", type=click.IntRange(2), multiple=True, help="Of btpp: how many, one or more.")
 @click.option("--seeds", type=click.IntRange(1), default=5, help="Of btpp: how many seeds.")
 @click.option("--steps", type=click.IntRange(30), default=300, help="Of btpp: of each run, a multiple of 30.")
 @_one_line
