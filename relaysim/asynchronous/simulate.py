@@ -11,7 +11,6 @@ from tqdm import tqdm
 from relaysim.asynchronous.types import Events, Horizon, Method, Order
 from relaysim.asynchronous.waves import NOBODY
 from relaysim.checks import check_count, check_key, check_number
-from relaysim.faults import loss_of
 from relaysim.metrics import all_finite
 from relaysim.programs import Program, is_traced, program
 from relaysim.simulate import (
@@ -24,7 +23,6 @@ from relaysim.simulate import (
     united,
     warn_of,
 )
-from relaysim.timing import check_network
 from relaysim.types import Array, Key, Stacked
 
 
@@ -83,7 +81,7 @@ def simulate(
     Args:
       key: fixes all randomness: that of the network and that of the gradients.
       method: what `rs.asynchronous.relaysgd(...)` and its like return.
-      network: an `rs.timing.Network`.
+      network: an `rs.timing.Network`; for `dadao` its events.
       params: the initial models, leaves (n, ...).
       seconds: how long the run is, or
       num_events: how many steps all workers take together.
@@ -126,7 +124,6 @@ def lay_out(
         raise ValueError(f"method is {method!r}, expected one such as rs.asynchronous.ad_psgd(...)")
     check_models(params, method.num_workers)
     horizon = _horizon(seconds, num_events, every)
-    _check_network(network, method.num_workers)
     return method.lay_out(key, network, _model_bytes(params), horizon)
 
 
@@ -161,9 +158,9 @@ def replay(
     check_key("key", key)
     check_models(params, method.num_workers)
     measure = measured(measure)
-    given = jax.tree.map(jnp.array, params)  # a copy, since it is given away
+    given = jax.tree.map(jnp.asarray, params)
     start_key, _ = jax.random.split(key)
-    start = program(_begin, (method,), (start_key, order.layout), given)
+    start = program(_begin, (method,), (start_key, order.layout, given), ())
     waves = jax.tree.map(lambda v: jnp.asarray(v, jnp.int32 if v.dtype.kind in "iu" else None), order.waves)
     records = _records(order)
     traced = is_traced((key, given, start.closed_over))
@@ -173,7 +170,7 @@ def replay(
         kept = waves, jax.tree.map(lambda v: v[first : first + at_once], records)
         return program(_advance, (method, measure), kept, start.outputs), kept
 
-    carry, made = start((start_key, order.layout), given), []
+    carry, made = start((start_key, order.layout, given), ()), []
     bar = tqdm(
         total=float(order.seconds[-1]),
         desc=progress if isinstance(progress, str) else None,
@@ -213,9 +210,10 @@ class _Carry(NamedTuple):
     """(n,) int32, the event after which each worker was first seen not to be finite, NOBODY for never."""
 
 
-def _begin(method: Method, kept: tuple[Key, Any], params: Stacked) -> _Carry:
+def _begin(method: Method, kept: tuple[Key, Any, Stacked], _: tuple) -> _Carry:
     n = method.num_workers
-    key, layout = kept
+    key, layout, params = kept
+    params = jax.tree.map(jnp.copy, params)  # since what is carried on is given away
     return _Carry(method.init(key, params, layout), jnp.full(n, jnp.nan), jnp.full(n, NOBODY, jnp.int32))
 
 
@@ -283,9 +281,3 @@ def _horizon(seconds: Any, num_events: Any, every: Any) -> Horizon:
     if num_records < 1 or abs(num_records * every - seconds) > 1e-9 * seconds:
         raise ValueError(f"seconds is {seconds}, expected a multiple of every = {every}")
     return Horizon(seconds, None, every, num_records)
-
-
-def _check_network(network: Any, num_workers: int) -> None:
-    check_network(network, num_workers)
-    if loss_of(network.drop, num_workers) is not None:
-        raise ValueError("network loses messages, expected one without drop: who would wait for a time-out?")
