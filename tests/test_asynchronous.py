@@ -44,7 +44,12 @@ NETWORKS = {
     "stragglers": timing.Network(
         compute=timing.lognormal(0.1, 0.5) * timing.stragglers(0.2, 4.0), latency=timing.lognormal(0.2, 0.5)
     ),
-    "narrow": timing.Network(compute=timing.lognormal(0.1, 0.5), latency=0.05, upload=400.0, download=900.0),
+    "narrow": timing.Network(
+        compute=timing.lognormal(0.1, 0.5) * timing.stragglers(0.2, 4.0),
+        latency=0.05,
+        upload=400.0,
+        download=900.0,
+    ),
     "equal": timing.Network(compute=0.1),
     "equal steps": timing.Network(compute=0.1, latency=0.1),
 }
@@ -54,7 +59,20 @@ ONE_WAY = {
     "relaysgd": (asynchronous.relaysgd, twins.RelaySGD, topology.binary_tree),
     "relaysgd_grad": (asynchronous.relaysgd_grad, twins.RelaySGDGrad, topology.chain),
 }
-SIZES = [(16, name) for name in NETWORKS] + [(64, "stragglers")]
+SIZES = [
+    (16, "stragglers"),
+    (64, "narrow"),
+    *(
+        pytest.param(n, name, marks=pytest.mark.slow)
+        for n, name in [
+            (16, "no latency"),
+            (16, "narrow"),
+            (16, "equal"),
+            (16, "equal steps"),
+            (64, "stragglers"),
+        ]
+    ),
+]
 
 
 def gossip_calls(graph):
@@ -385,7 +403,9 @@ def test_divergence_names_the_event_and_the_worker():
     assert trace.events.worker[trace.divergence.step] == trace.divergence.worker
 
 
-@pytest.mark.parametrize("name", ["ad_psgd", "relaysgd", "push_sum"])
+@pytest.mark.parametrize(
+    "name", ["relaysgd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ad_psgd", "push_sum"))]
+)
 def test_digits(name):
     data = rs.tasks.datasets.digits()
     shares = rs.tasks.partition.dirichlet(jax.random.key(0), data.train_y, 8, 1.0)

@@ -34,7 +34,8 @@ class Trace(NamedTuple):
     metrics: Record
     """Arrays (R, ...): what `measure` returned; "loss" (R, n), each worker's mean loss over its steps since
     the last record, or what it was then where it took none; "steps" (R, n), how many these are so far;
-    "vectors_sent", "messages_sent" and "bytes_sent" (R,), sent so far by a worker on average."""
+    "seconds" (R, n), the same for all workers; "vectors_sent", "messages_sent" and "bytes_sent" (R,), sent so
+    far by a worker on average."""
     params: Stacked
     """The models at the end, leaves (n, ...)."""
     state: Any
@@ -171,18 +172,19 @@ def replay(
         return program(_advance, (method, measure), kept, start.outputs), kept
 
     carry, made = start((start_key, order.layout, given), ()), []
+    taken = np.append(0, order.counts.sum(1))
     bar = tqdm(
-        total=float(order.seconds[-1]),
+        total=int(taken[-1]),
         desc=progress if isinstance(progress, str) else None,
         disable=not progress or traced,
-        unit="s",
+        unit="step",
     )
     with bar:
         for first in range(0, len(order.seconds), at_once):
             run, kept = advance(first)
             carry, record = run(kept, carry)
             made.append(jax.block_until_ready(record) if not traced else record)
-            bar.update(float(order.seconds[first + at_once - 1]) - bar.n)
+            bar.update(int(taken[first + at_once] - taken[first]))
     metrics = jax.tree.map(lambda *parts: jnp.concatenate(parts) if len(parts) > 1 else parts[0], *made)
     divergence = first_broken(jnp.where(carry.broken == NOBODY, -1, carry.broken))
     if not traced:
@@ -250,13 +252,14 @@ def _records(order: Order) -> tuple[Array, ...]:
 
 
 def _costs(order: Order, models: Stacked) -> dict[str, np.ndarray]:
-    leaves = jax.tree.leaves(models)
-    sent = order.sent / order.counts.shape[1]
+    n = order.counts.shape[1]
+    sent = order.sent / n
     return {
+        "seconds": np.repeat(order.seconds[:, None], n, 1),
         "steps": order.counts,
         "vectors_sent": sent,
         "messages_sent": sent,
-        "bytes_sent": sent * _model_bytes(leaves),
+        "bytes_sent": sent * _model_bytes(models),
     }
 
 
