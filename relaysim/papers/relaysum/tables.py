@@ -124,7 +124,7 @@ def small(
 
     The warm-up is the paper's 5 epochs, but a twelfth of the run at most.
     """
-    model = model or ("transformer" if dataset == "topics" else "small-cnn")
+    model = model or ("transformer" if dataset in catalogue.TEXTS else "small-cnn")
     return Settings(
         dataset, folder, model=model, workers=workers, epochs=epochs, weight_decay=1e-4,
         warmup=min(5, epochs / 12), milestones=(0.75, 0.9),
