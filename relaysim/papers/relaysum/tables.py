@@ -17,7 +17,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from relaysim import training
+from relaysim import catalogue, training
 from relaysim.compare import Comparison, Search, compare, search
 from relaysim.tasks import Dataset
 from relaysim.training import Settings
