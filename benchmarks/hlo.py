@@ -54,11 +54,13 @@ def kernels(computation: str, parts: dict[str, str]) -> Iterator[Kernel]:
 
 
 def loops(text: str) -> Iterator[tuple[str, int]]:
-    """(the body, how often it runs; 1 where that is not known) of each while loop."""
-    for line in text.splitlines():
-        if body := re.search(r" while\(.*body=%?([\w.\-]+)", line):
-            trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-            yield body[1], int(trips[1]) if trips else 1
+    """(the body, how often it runs) of each while loop; 1 where that is not known."""
+    parts = computations(text)
+    for condition, body, rest in re.findall(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)(.*)", text):
+        told = re.search(r'"known_trip_count":\{"n":"(\d+)"', rest)
+        bound = re.search(r"s32\[\]\S* constant\((\d+)\)", parts.get(condition, ""))
+        trips = told or bound
+        yield body, int(trips[1]) if trips else 1
 
 
 def launched(name: str, parts: dict[str, str]) -> Iterator[Kernel]:

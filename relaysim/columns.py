@@ -63,7 +63,7 @@ def on_columns(function: Callable) -> Callable:
         out = jax.tree.map(back, called(*laid), jax.eval_shape(function, *each))
         return out, jax.tree.map(lambda _: True, out)
 
-    return called
+    return _differentiable(called, function)
 
 
 def repeat(step: Callable[[Any], Any], times: int, carry: Any) -> Any:
@@ -102,7 +102,15 @@ def repeat(step: Callable[[Any], Any], times: int, carry: Any) -> Any:
         ]
         return out, of_leaves
 
-    return jax.tree.unflatten(treedef, called(closed.consts, leaves))
+    out = _differentiable(called, functools.partial(loop, once))(closed.consts, leaves)
+    return jax.tree.unflatten(treedef, out)
+
+
+def _differentiable(called: Callable, plain: Callable) -> Callable:
+    """`called`, with the derivatives of the same function without a rule for vmap, which has no transpose."""
+    function = jax.custom_jvp(called)
+    function.defjvp(lambda given, directions: jax.jvp(plain, given, directions))
+    return function
 
 
 def scan(body: Callable, carry: Any, xs: Any, length: int, *, in_pairs: bool) -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
@@ -75,7 +76,8 @@ def program(fun: Callable, static: tuple, kept: Any, given: Any, platform: str |
         return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))(*jax.tree.leaves(kept), *leaves)
 
     donated = () if traced or given_traced else 2
-    made = Program(jax.jit(run, donate_argnums=donated), closed.consts, outputs, tuple(others))
+    consts = closed.consts if platform in (None, "cpu") else jax.tree.map(jnp.asarray, closed.consts)
+    made = Program(jax.jit(run, donate_argnums=donated), consts, outputs, tuple(others))
     if not traced:
         programs[signature] = made
     return made

@@ -130,6 +130,7 @@ CASES = [
     *on(rs.gossip, rs.dpsgd, GRAPHS, 0.5),
     *on(lazy, rs.d2, GRAPHS, 0.2),
     *on(rs.gossip, rs.gradient_tracking, GRAPHS, 0.1),
+    *on(rs.gossip, rs.extra, GRAPHS, 0.2),
 ]
 FAST = {"relaysgd chain", "d2 ring"}
 cases = pytest.mark.parametrize(

@@ -111,6 +111,15 @@ def test_what_is_drawn_and_many_messages_at_once():
     np.testing.assert_array_equal(found, same)
 
 
+def test_measured_compute_times():
+    n, T, mixer = 6, 7, rs.gossip(topology.ring(6))
+    numbers, _ = random_network(n, seed=0)
+    table = np.random.default_rng(1).uniform(0.5, 2, (5, n))
+    found = seconds(KEY, Network(table, **numbers), of(mixer), np.zeros((n, 5), np.float32), num_steps=T)
+    expected = twin(mixer.messages(), 20, table[np.arange(T) % 5], **numbers)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)
+
+
 def test_a_lost_message_is_waited_for():
     n, T, mixer = 8, 5, rs.gossip(topology.ring(8))
     numbers, compute = random_network(n, seed=0)

@@ -9,9 +9,14 @@ from relaysim.types import Algorithm, Array, Calls, Info, Key, Mixer, Stacked, m
 
 
 class State(NamedTuple):
+    """What most methods hand on from step to step."""
+
     params: Stacked
+    """The models, leaves (n, ...)."""
     local: LocalState
+    """What the workers' optimizers remember."""
     mix: Any
+    """The mixer's state."""
 
 
 def method(

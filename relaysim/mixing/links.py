@@ -20,6 +20,7 @@ from relaysim.mixing.gathers import (
     slotted,
     sum_slots,
 )
+from relaysim.mixing.shifts import columns_of, shifted_sum, transposed_sum
 from relaysim.topology import Topology, rooted
 from relaysim.types import Array, Key, Stacked, rows
 
@@ -64,6 +65,9 @@ def edge_sum(
     sources, worker = np.append(senders, 0).astype(np.int32), np.arange(num_workers, dtype=np.int32)
     laid_out = functools.cache(functools.partial(layout, receivers, n))
     gathered = functools.cache(lambda: gathered_sum(senders, receivers, n))
+    moved = functools.cache(
+        lambda: shifted_sum(senders, receivers, n) or transposed_sum(senders, receivers, n)
+    )
 
     def scattered(weights: Weights, x: Array) -> Array:
         slots, rest, blocks, hubs = laid_out(min(x[0].size, LONG))
@@ -78,7 +82,12 @@ def edge_sum(
         return total
 
     def sums(weights: Weights, x: Array) -> Array:
-        return by_platform(x, cpu=lambda x: scattered(weights, x), default=lambda x: gathered()(weights, x))
+        return by_platform(
+            x,
+            cpu=lambda x: scattered(weights, x),
+            tpu=lambda x: moved()(weights, x),
+            default=lambda x: gathered()(weights, x),
+        )
 
     return sums
 
@@ -111,23 +120,38 @@ def links(tree: Topology) -> Links:
         return _star()
     children = 1 + np.argsort(parent[1:], kind="stable")
     sums = edge_sum(children, parent[children], len(parent))
-    return Links(
-        on_columns(lambda x: x.at[parent].get(mode="promise_in_bounds")),
-        on_columns(lambda x: sums(None, x)),
-    )
+    shifted = functools.cache(lambda: shifted_sum(parent[1:], np.arange(1, len(parent)), len(parent)))
+
+    def gather(x: Array) -> Array:
+        return x.at[parent].get(mode="promise_in_bounds")
+
+    def on_tpu(x: Array) -> Array:
+        return shift(None, x) if (shift := shifted()) else columns_of(x, parent).T.reshape(x.shape)
+
+    def from_parent(x: Array) -> Array:
+        return by_platform(x, tpu=on_tpu, default=gather)
+
+    return Links(on_columns(from_parent), on_columns(lambda x: sums(None, x)))
 
 
 def _star() -> Links:
+    def root(x: Array) -> Array:
+        return rows(np.arange(len(x)) == 0, x)
+
     def from_parent(x: Array) -> Array:
-        return jnp.broadcast_to(x[:1], x.shape)
+        def found(x: Array) -> Array:  # cut out, the row would have TPUs lay out all others with gaps
+            return jnp.broadcast_to(jnp.where(root(x), x, 0).sum(0, keepdims=True, dtype=x.dtype), x.shape)
+
+        return by_platform(x, tpu=found, default=lambda x: jnp.broadcast_to(x[:1], x.shape))
 
     def from_children(x: Array) -> Array:
         def put(x: Array) -> Array:
             return jnp.zeros_like(x).at[0].set(x[1:].sum(0, dtype=x.dtype))
 
-        def choose(x: Array) -> Array:  # in one pass with what else is made of it
-            return jnp.where(rows(np.arange(len(x)) == 0, x), x[1:].sum(0, keepdims=True, dtype=x.dtype), 0)
+        def chosen(x: Array) -> Array:  # in one pass with what else is made of it
+            total = jnp.where(root(x), 0, x).sum(0, keepdims=True, dtype=x.dtype)
+            return jnp.where(root(x), total, 0)
 
-        return by_platform(x, cpu=put, default=choose)
+        return by_platform(x, cpu=put, default=chosen)
 
     return Links(from_parent, from_children)

@@ -42,9 +42,10 @@ def classification(
         scaled (see `augment`).
       test_batch: at most so many test samples at a time go through all n models in `measure`: more of them
         take more memory, and change nothing else.
-      group: how many workers are computed at once, the others waiting: fewer take less memory. By default 1
-        where convolutions are computed as products, n otherwise: the fastest, as measured on a CPU.
-      patches: compute convolutions as products of matrices (see `grouped`); by default on CPUs alone.
+      group: how many workers are computed at once, the others waiting: fewer take less memory. By default,
+        where convolutions are computed as products, 1 on CPUs and up to 64 on GPUs, n otherwise: the fastest,
+        as measured.
+      patches: compute convolutions as products of matrices (see `stacked`); by default on CPUs and GPUs.
 
     Raises:
       ValueError: for anything that does not fit together.

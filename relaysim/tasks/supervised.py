@@ -17,7 +17,7 @@ from relaysim.metrics import chosen, consensus_distance, mean_model
 from relaysim.tasks.augment import Augment
 from relaysim.tasks.datasets import Dataset
 from relaysim.tasks.fitting import as_model, check_fit, check_part, check_stacked, scale, shape_of, taken_each
-from relaysim.tasks.grouped import default_group, on_cpu, stacked
+from relaysim.tasks.grouped import default_group, default_patches, stacked
 from relaysim.tasks.losses import Loss
 from relaysim.tasks.partition import check_shares
 from relaysim.tasks.rows import for_model, on_device
@@ -365,15 +365,16 @@ def supervised(
         `measure` then tells of them as well.
       test_batch: at most so many test samples at a time go through all n models in `measure`: more of them
         take more memory, and change nothing else.
-      group: how many workers are computed at once, the others waiting: fewer take less memory. By default 1
-        where convolutions are computed as products, n otherwise: the fastest, as measured on a CPU.
+      group: how many workers are computed at once, the others waiting: fewer take less memory. By default,
+        where convolutions are computed as products, 1 on CPUs and up to 64 on GPUs, n otherwise: the fastest,
+        as measured.
       patches: compute convolutions of flax.linen as products of matrices (see `grouped`); by default on CPUs
-        alone.
+        and GPUs.
 
     Raises:
       ValueError: for anything that does not fit together.
     """
-    patches = on_cpu() if patches is None else patches
+    patches = default_patches() if patches is None else patches
     model = as_model(model, patches)
     check_part("train", dataset.train_x, dataset.train_y)
     if (dataset.test_x is None) != (dataset.test_y is None):
