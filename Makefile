@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo rates test slow bench clean
+.PHONY: demo rates test slow docs bench clean
 
 demo: .venv/.relaysim                 ## RelaySGD and its rivals on handwritten digits
 	$(BIN)/relaysim demo
@@ -18,6 +18,9 @@ test: .venv/.tests                    ## style, types and all tests but the slow
 slow: .venv/.tests                    ## the slow tests
 	$(BIN)/pytest -n 2 -m slow
 
+docs: .venv/.tests                    ## the site, in build/site
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env docs build/site
+
 bench: .venv/.tests                   ## speed, as ratios measured side by side
 	$(BIN)/python -m benchmarks
 
@@ -32,5 +35,5 @@ clean:
 	@touch $@
 
 .venv/.tests: .venv/bin/python pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,notebook]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,notebook,docs]'
 	@touch $@ .venv/.relaysim

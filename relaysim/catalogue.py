@@ -1,4 +1,4 @@
-"""What has a name: data sets, models, partitions, graphs, methods and optimizers.
+"""What has a name: data sets, models, partitions, graphs, methods, optimizers and networks.
 
 The command line and all studies take their choices from here. Each table is a plain dict: put an entry of
 your own in, and it can be chosen by its name.
@@ -17,7 +17,7 @@ import flax.linen as nn
 import numpy as np
 import optax
 
-from relaysim import algorithms, mixing, topology
+from relaysim import algorithms, mixing, palette, timing, topology
 from relaysim.models import CNN, MLP, VGG11, Transformer, resnet20
 from relaysim.recipe import sgd
 from relaysim.tasks import Dataset, datasets, partition
@@ -74,6 +74,8 @@ TOPOLOGIES: dict[str, Callable[[int], Any]] = {
 
 
 class Method(NamedTuple):
+    """A method with what it usually goes with."""
+
     build: Callable[..., Algorithm]
     """(grad, mixer, optimizer) -> method"""
     mixer: Callable[..., Mixer]
@@ -92,24 +94,26 @@ _filled = partial(mixing.relay_sum, fill="last")
 _peers = mixing.one_peer_exponential
 _trees = "double-binary-trees"
 METHODS: dict[str, Method] = {
-    "relaysgd": Method(algorithms.relaysgd, _filled, _trees, "RelaySGD", "tab:blue"),
-    "relaysgd-grad": Method(algorithms.relaysgd_grad, mixing.relay_sum, _trees, "RelaySGD/Grad", "tab:cyan"),
-    "dpsgd": Method(algorithms.dpsgd, mixing.gossip, "ring", "D-PSGD", "tab:red"),
-    "d2": Method(algorithms.d2, mixing.gossip, "ring", "D²", "tab:green"),
+    "relaysgd": Method(algorithms.relaysgd, _filled, _trees, "RelaySGD", "#0173b2"),
+    "relaysgd-grad": Method(algorithms.relaysgd_grad, mixing.relay_sum, _trees, "RelaySGD/Grad", "#56b4e9"),
+    "dpsgd": Method(algorithms.dpsgd, mixing.gossip, "ring", "D-PSGD", "#d55e00"),
+    "d2": Method(algorithms.d2, mixing.gossip, "ring", "D²", "#029e73"),
     "exact-diffusion": Method(
-        algorithms.d2, partial(mixing.gossip, lazy=True), "ring", "exact diffusion", "tab:olive"
+        algorithms.d2, partial(mixing.gossip, lazy=True), "ring", "exact diffusion", "#7f7f00"
     ),
     "gradient-tracking": Method(
-        algorithms.gradient_tracking, mixing.gossip, "ring", "gradient tracking", "tab:purple"
+        algorithms.gradient_tracking, mixing.gossip, "ring", "gradient tracking", "#cc78bc"
     ),
     "quasi-global-momentum": Method(
-        _quasi_global, mixing.gossip, "ring", "D-PSGD + quasi-global momentum", "tab:brown", momentum=True
+        _quasi_global, mixing.gossip, "ring", "D-PSGD + quasi-global momentum", "#ca9161", momentum=True
     ),
     "sgp": Method(algorithms.push_sum, mixing.push, "exponential", "SGP, exponential graph", "goldenrod"),
     "sgp-one-peer": Method(algorithms.push_sum, _peers, "", "SGP, one peer", "sandybrown"),
-    "sgp-two-peers": Method(algorithms.push_sum, partial(_peers, rounds=2), "", "SGP", "tab:orange"),
+    "sgp-two-peers": Method(algorithms.push_sum, partial(_peers, rounds=2), "", "SGP", "#de8f05"),
     "allreduce": Method(algorithms.allreduce, mixing.all_reduce, "", "all-reduce", "0.4"),
 }
+
+palette.COLOURS.update({method.label: method.colour for method in METHODS.values()})
 
 OPTIMIZERS: dict[str, Callable[[float | optax.Schedule, float, float], optax.GradientTransformation]] = {
     "sgd": lambda rate, momentum, decay: sgd(rate, momentum=momentum, weight_decay=decay),
@@ -117,6 +121,16 @@ OPTIMIZERS: dict[str, Callable[[float | optax.Schedule, float, float], optax.Gra
     "rms": lambda rate, momentum, decay: optax.adamw(rate, b1=momentum, weight_decay=decay),
 }
 """From the learning rate, the momentum and the weight decay."""
+
+NETWORKS: dict[str, Callable[[int, Any], timing.Network]] = {
+    "datacenter": lambda n, compute: timing.datacenter(compute),
+    "lan": lambda n, compute: timing.lan(compute),
+    "wan": lambda n, compute: timing.wan(compute),
+    "home": lambda n, compute: timing.home(compute),
+    "gcp": lambda n, compute: timing.regions("gcp", n, compute),
+    "aws": lambda n, compute: timing.regions("aws", n, compute),
+}
+"""From the number of workers and the seconds a gradient."""
 
 
 def choose(name: str, value: str, choices: dict[str, Any]) -> Any:

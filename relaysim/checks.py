@@ -2,12 +2,14 @@
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from relaysim.types import Mixer
 
 
 def check_count(name: str, value: Any, least: int = 1, most: float = math.inf) -> int:
@@ -59,6 +61,66 @@ def check_key(name: str, key: Any) -> jax.Array:
     if not typed or key.shape:
         raise ValueError(f"{name} is {shown(key)}, expected a jax random key such as jax.random.key(0)")
     return key
+
+
+def check_mixer(mixer: Any) -> Mixer:
+    """The mixer."""
+    if not isinstance(mixer, Mixer):
+        raise ValueError(f"mixer is {shown(mixer)}, expected a way to communicate such as rs.relay_sum(tree)")
+    return mixer
+
+
+def check_draw(draw: Any, default: Callable) -> Callable:
+    """What draws random numbers, (key, step, shape) -> array: `draw`, or where it is None the default."""
+    if draw is not None and not callable(draw):
+        raise ValueError(f"draw is {shown(draw)}, expected a function (key, step, shape) -> array")
+    return default if draw is None else draw
+
+
+def check_gaps(num_steps: Any, every: Any) -> np.ndarray:
+    """(R,) the steps before each record, where these are taken every so many steps, or at given ones."""
+    num_steps = check_count("num_steps", num_steps)
+    if np.ndim(every) == 0:
+        every = check_count("every", every)
+        if num_steps % every:
+            raise ValueError(f"num_steps is {num_steps}, expected a multiple of every = {every}")
+        return np.full(num_steps // every, every)
+    gaps = np.diff(np.asarray(every), prepend=0)
+    if gaps.ndim != 1 or gaps.dtype.kind not in "iu" or not (gaps > 0).all() or gaps.sum() != num_steps:
+        raise ValueError(
+            f"every is {every!r}, expected ascending steps of which the last is num_steps = {num_steps}"
+        )
+    return gaps
+
+
+def check_alike(name: str, value: Any, like: Any) -> Any:
+    """The pytree: one with the leaves of `like` and their shapes.
+
+    >>> check_alike("gradients", {"w": jnp.zeros((4, 3))}, {"w": jnp.ones((4, 2))})
+    Traceback (most recent call last):
+    ValueError: gradients is {w: float32[4,3]}, expected {w: float32[4,2]}
+    """
+    import chex  # slow to import
+
+    try:
+        chex.assert_trees_all_equal_shapes(value, like)
+    except (AssertionError, AttributeError, TypeError, ValueError):  # chex tells at length
+        raise ValueError(f"{name} is {kinds(value)}, expected {kinds(like)}") from None
+    return value
+
+
+def kinds(pytree: Any) -> str:
+    """A pytree in a message: the types and shapes of its leaves, in at most 150 signs.
+
+    >>> kinds({"b": 0.5, "w": jnp.zeros((4, 2))})
+    '{b: float, w: float32[4,2]}'
+    """
+
+    def kind(leaf: Any) -> str:
+        return jax.typeof(leaf).str_short() if hasattr(leaf, "shape") else type(leaf).__name__
+
+    told = str(jax.tree.map(kind, pytree)).replace("'", "")
+    return told if len(told) <= 150 else f"{told[:147]}…"
 
 
 def _is_integer(value: Any, least: int, most: float = math.inf) -> bool:

@@ -18,6 +18,7 @@ from relaysim.checks import check_count, check_number
 from relaysim.kept import Kept
 from relaysim.simulate import Trace, simulate
 from relaysim.threads import side_by_side
+from relaysim.timing import Network
 from relaysim.types import Algorithm, Array, Key
 
 if TYPE_CHECKING:
@@ -81,6 +82,14 @@ class Comparison:
     trials: list[dict[str, Any]]
     """What the search tried."""
 
+    def __repr__(self) -> str:
+        tasks, methods = (len(set(names)) for names in zip(*self.rates, strict=True))
+        runs = f"{methods} methods on {tasks} tasks, {len(self.rows)} runs"
+        return f"Comparison({self.metric!r}, {runs}: see .summary, .table and .plot())"
+
+    def _repr_html_(self) -> str:
+        return self.summary.to_html(index=False, float_format="{:.4g}".format)
+
     @property
     def table(self) -> "pd.DataFrame":
         """A row a run: task, method, seed, learning_rate, steps, diverged (the step, or −1), worker (that was
@@ -127,12 +136,12 @@ class Comparison:
         ]  # fmt: skip
         return pd.concat(tables, ignore_index=True)
 
-    def plot(self, metric: str | None = None) -> "Figure":
-        """A metric over the course of the runs, a panel for each task: the mean over seeds, and their
-        range."""
+    def plot(self, metric: str | None = None, x: str = "step") -> "Figure":
+        """A metric over the course of the runs, a panel for each task: the mean over seeds, and their range;
+        over steps, or over another metric such as "seconds"."""
         from relaysim import plot
 
-        return plot.comparison(self.curves, metric or self.metric)
+        return plot.comparison(self.curves, metric or self.metric, x=x)
 
     def to_latex(self) -> str:
         """The summary as a LaTeX table: a row a method, a column a task, mean ± deviation."""
@@ -158,6 +167,7 @@ def compare(
     metric: str,
     mode: str = "max",
     until: Callable[[dict[str, Array]], Array] | None = None,
+    network: Network | None = None,
     out: Path | str | None = None,
     about: Mapping[str, Any] | None = None,
     progress: bool = True,
@@ -188,11 +198,12 @@ def compare(
         at the end.
       mode: "max" or "min", which is best.
       until: stops runs early, see `simulate`.
+      network: records "seconds" and "waited" too, see `simulate`.
       out: a folder that each run is written to when it is done. The same call goes on from there after an
         interruption, also with more seeds; other settings are refused. That the functions are the same is up
         to the caller.
       about: what else should be written down with the settings and be the same, names and numbers.
-      progress: show a bar of runs.
+      progress: show a bar of the runs that are done, those of the searches too, and which is going on.
 
     The seeds of a method on a task are one program where their tasks can be stacked; large models, which
     tasks compute one after the other, are run one by one. Each method is compiled once for all tasks of the
@@ -208,14 +219,15 @@ def compare(
     settings = names | dict(about or {})
     lengths = {"num_steps": num_steps, "every": every}
     settings |= {name: value for name, value in lengths.items() if not callable(value)}
+    settings |= {"network": repr(network)} if network else {}
     settings["rates"] = [[*key, rate] for key, rate in known.items()] if known else how._asdict()
     kept = Kept(out, settings)
     draw = functools.cache(lambda task, seed: _drawn(tasks[task], seed))
 
     def study(name: str) -> dict[str, float]:
-        train, found = _trainer(methods[name], num_steps, every, until), {}
+        train, found = _trainer(methods[name], num_steps, every, until, network), {}
         for task in tasks:
-            cell = _Cell(kept, metric, mode, train, functools.partial(draw, task), task, name)
+            cell = _Cell(kept, metric, mode, train, functools.partial(draw, task), task, name, bar)
             found[task] = known[task, name] if known else _climb(cell, how)
             cell.run(found[task], seeds)
             bar.update(len(seeds))
@@ -247,11 +259,14 @@ class _Cell(NamedTuple):
     """seed -> task"""
     task: str
     method: str
+    bar: Any
+    """Of the runs, which says what is going on."""
 
     def run(self, rate: float, seeds: Sequence[int]) -> None:
         """The runs that are not there yet."""
         what = {"kind": "run", "task": self.task, "method": self.method, "learning_rate": rate}
         missing = [seed for seed in seeds if self.kept.find(**what, seed=seed) is None]
+        self.bar.set_postfix_str(f"{self.method}, {self.task}")
         tasks = [self.draw(seed) for seed in missing]
         for seed, trace in zip(missing, self.train(tasks, missing, rate), strict=True):
             self.kept.add(**what, **self._told(seed, trace))
@@ -261,12 +276,15 @@ class _Cell(NamedTuple):
         what = {"kind": "trial", "task": self.task, "method": self.method, "learning_rate": rate}
         row = self.kept.find(**what)
         if row is None:
+            self.bar.set_postfix_str(f"{self.method}, {self.task}: trying {rate:g}")
+            self.bar.total += len(seeds)
             held = [
                 task.held_back() if hasattr(task, "held_back") else task for task in map(self.draw, seeds)
             ]
             runs = [self._told(s, t) for s, t in zip(seeds, self.train(held, list(seeds), rate), strict=True)]
             value = float(np.mean([run[self.metric] for run in runs]))
             row = self.kept.add(**what, **{self.metric: value})
+            self.bar.update(len(seeds))
         value = row[self.metric] if self.mode == "max" else -row[self.metric]
         return -math.inf if math.isnan(value) else value
 
@@ -316,13 +334,20 @@ def _smallest_good(scores: Mapping[float, float], margin: float) -> float:
 
 
 def _trainer(
-    method: Method, num_steps: Length, every: Length | None, until: Any
+    method: Method, num_steps: Length, every: Length | None, until: Any, network: Network | None
 ) -> Callable[[list, list, float], list[Trace]]:
     """(tasks, seeds, learning rate) -> traces."""
 
     def one(task: Any, params: Any, key: Key, rate: Any, steps: int, gap: int) -> Trace:
         trace = simulate(
-            key, method(task, rate), params, num_steps=steps, every=gap, measure=task.measure, until=until
+            key,
+            method(task, rate),
+            params,
+            num_steps=steps,
+            every=gap,
+            measure=task.measure,
+            until=until,
+            network=network,
         )
         return trace._replace(params=None, state=None)
 

@@ -4,15 +4,18 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-import pandas as pd
 
 from relaysim.simulate import Trace
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-def tidy(trace: Trace) -> pd.DataFrame:
+
+def tidy(trace: Trace) -> "pd.DataFrame":
     """One number a row: columns step, metric, worker (missing where it is not one worker's) and value.
 
     Metrics (R,) are of the whole, metrics (R, n) are of each worker; other shapes are left out.
@@ -20,6 +23,8 @@ def tidy(trace: Trace) -> pd.DataFrame:
     Raises:
       ValueError: where the trace is of several runs (made under vmap).
     """
+    import pandas as pd  # slow to import
+
     num_records, n = len(trace.steps), jax.tree.leaves(trace.params)[0].shape[0]
     if np.ndim(trace.divergence.step):
         raise ValueError("trace is of several runs, expected one: take trace i with rs.io.unstack(trace)[i]")
@@ -45,8 +50,12 @@ def unstack(traces: Trace) -> list[Trace]:
     return [jax.tree.map(lambda x, i=i: x[i], traces) for i in range(k)]
 
 
-def save_table(table: pd.DataFrame, path: Path | str) -> Path:
-    """Write a table as .csv or .parquet (the latter needs pyarrow).
+def save_table(table: "pd.DataFrame", path: Path | str) -> Path:
+    """Write a table as .csv, .md (Markdown), .tex (LaTeX, for booktabs) or .parquet, which needs pyarrow.
+
+    >>> import pandas as pd
+    >>> save_table(pd.DataFrame({"method": ["D²"], "steps": [3]}), "out/steps.md").read_text()
+    '| method   |   steps |\\n|:---------|--------:|\\n| D²       |       3 |\\n'
 
     Raises:
       ValueError: for another ending.
@@ -55,7 +64,9 @@ def save_table(table: pd.DataFrame, path: Path | str) -> Path:
     path = Path(path)
     writers = {
         ".csv": lambda p: table.to_csv(p, index=False),
+        ".md": lambda p: p.write_text(table.to_markdown(index=False) + "\n"),
         ".parquet": lambda p: table.to_parquet(p, index=False),
+        ".tex": lambda p: table.to_latex(p, index=False, escape=True, float_format="%.4g"),
     }
     if path.suffix not in writers:
         raise ValueError(f"path is {path}, expected an ending out of {', '.join(writers)}")

@@ -61,7 +61,7 @@ def program(fun: Callable, static: tuple, kept: Any, given: Any, platform: str |
     algorithm, *others = static
     programs = _programs.setdefault(algorithm.step, {})
     leaves, treedef = jax.tree.flatten(given)
-    given_traced = is_traced(leaves)  # under vmap or jit: nothing can be given away
+    given_traced = is_traced((kept, leaves))  # under vmap or jit: nothing can be given away
     own = (algorithm.init, algorithm.params)  # but not its step, which would then never be freed
     kinds = jax.tree.structure(kept), treedef, tuple(map(jax.typeof, [*jax.tree.leaves(kept), *leaves]))
     platform = None if given_traced else platform or _platform(leaves)

@@ -1,6 +1,6 @@
 """Running a method: steps inside records inside one compiled program."""
 
-import functools
+import contextlib
 import inspect
 import itertools
 import math
@@ -13,22 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.tree_util import GetAttrKey
-from tqdm import tqdm
 
 from relaysim import checkpoint as checkpoints
 from relaysim import engine
 from relaysim.checkpoint import Checkpoint
-from relaysim.checks import check_count, check_key
-from relaysim.columns import scan, settled
-from relaysim.engine import RunState, Taken
+from relaysim.checks import check_gaps, check_key, kinds
+from relaysim.columns import settled
+from relaysim.engine import RunState
 from relaysim.memory import Memory, check_room, nbytes
 from relaysim.programs import Program, is_traced, program
+from relaysim.progress import Bar
+from relaysim.records import Measure, Record, advance, watched
 from relaysim.sharding import fetch, lies_over, spread
+from relaysim.timing import Network, Traffic, check_network, dates, traffic
 from relaysim.types import Algorithm, Array, Key, Stacked, sent
-
-Record = dict[str, Any]
-Measure = Callable[..., Record]
-"""params -> arrays by name, or (params, the method's state) -> arrays by name."""
 
 
 class Divergence(NamedTuple):
@@ -41,6 +39,14 @@ class Divergence(NamedTuple):
         return bool(self.step >= 0)
 
 
+def warn_of(divergence: Divergence, what: str) -> None:
+    """Warn where there is one, whose `step` is the number of a `what`."""
+    if divergence:
+        warnings.warn(
+            f"diverged: worker {divergence.worker} is not finite after {what} {divergence.step}", stacklevel=3
+        )
+
+
 class Trace(NamedTuple):
     """What a run leaves behind, R records long."""
 
@@ -50,7 +56,7 @@ class Trace(NamedTuple):
     """Arrays (R, ...): what `measure` returned; "loss" (R, n), each worker's mean loss over the steps
     since the last record; what else the method tells (`Info.metrics`); "vectors_sent", "messages_sent" and
     "bytes_sent" (R,), sent so far by a worker on average, and "busiest_vectors_sent" and "busiest_bytes_sent"
-    (R,) by the worker that sends most."""
+    (R,) by the worker that sends most; with a network "seconds" and "waited" (R, n), see `dated`."""
     params: Stacked
     """The models at the end, leaves (n, ...)."""
     state: Any
@@ -60,6 +66,41 @@ class Trace(NamedTuple):
     num_steps: Any
     """() the steps taken, which are fewer than asked for where `until` said so. Under vmap such a run has its
     records up to there, and NaN (or 0, where they are no floating-point numbers) from there on."""
+    traffic: Traffic | None = None
+    """What the method sends, no array."""
+
+    def dated(self, network: Network, key: Key) -> "Trace":
+        """The same run on a network: how long things take does not depend on the models.
+
+        >>> import optax, relaysim as rs
+        >>> task = rs.tasks.random_quadratics(jax.random.key(0), 8, 5)
+        >>> method = rs.relaysgd(task.grad, rs.relay_sum(rs.topology.chain(8)), optax.sgd(0.3))
+        >>> trace = rs.simulate(jax.random.key(1), method, task.init(jax.random.key(2)), num_steps=10)
+        >>> trace.dated(rs.timing.home(compute=0.1), jax.random.key(1)).metrics["seconds"].shape
+        (10, 8)
+
+        Args:
+          network: see `rs.timing`.
+          key: of what is random in the network; with that of the run it is as with `simulate(network=)`.
+
+        Returns:
+          A trace with the metrics "seconds" (R, n), when each worker was done with the step of each record,
+          and "waited" (R, n), the share of this time in which it did not compute, in double precision.
+
+        Raises:
+          ValueError: where the network is for another number of workers.
+        """
+        if self.traffic is None:
+            raise ValueError("traffic is None: this trace does not know what its method sends")
+        seconds, waited = dates(key, network, self.traffic, self.steps)
+        return self._replace(metrics=self.metrics | {"seconds": seconds, "waited": waited})
+
+    def __repr__(self) -> str:
+        told = f"{len(self.steps)} records to step {self.steps[-1]}, models {kinds(self.params)}"
+        metrics = ", ".join(f"{name} {np.shape(values)}" for name, values in self.metrics.items())
+        step, worker = (kinds(number) if np.ndim(number) else str(number) for number in self.divergence)
+        broke = f", diverged at step {step} (worker {worker})" if step != "-1" else ""
+        return f"Trace({told}{broke}; metrics {metrics})"
 
 
 def simulate(
@@ -75,6 +116,7 @@ def simulate(
     callback: Callable[[int, Record], Any] | None = None,
     progress: bool | str = False,
     checkpoint: Checkpoint | None = None,
+    network: Network | None = None,
 ) -> Trace:
     """Run a method from the given models.
 
@@ -84,7 +126,8 @@ def simulate(
     >>> import optax, relaysim as rs
     >>> task = rs.tasks.random_quadratics(jax.random.key(0), 8, 5)
     >>> method = rs.relaysgd(task.grad, rs.relay_sum(rs.topology.chain(8)), optax.sgd(0.3))
-    >>> run = functools.partial(rs.simulate, jax.random.key(1), method, every=10, measure=task.measure)
+    >>> from functools import partial
+    >>> run = partial(rs.simulate, jax.random.key(1), method, every=10, measure=task.measure)
     >>> trace = run(task.init(jax.random.key(2)), num_steps=1000, until=lambda r: r["suboptimality"] < 1e-6)
     >>> more = run(state=trace.state, num_steps=20)
     >>> more.steps - trace.num_steps
@@ -105,11 +148,14 @@ def simulate(
         never stopped, bit for bit; `params` is then not needed, and `num_steps` are further steps.
       callback: is called with (step, record) on the host, as the records come, which are then made one call
         at a time. Not under vmap and jit.
-      progress: show a progress bar, with this name if it is a string; as for `callback`.
+      progress: show a bar of the steps that are done, their speed and the time that is left, and the mean of
+        a metric over the workers if this is its name, such as "accuracy". Not under vmap and jit.
       checkpoint: where to write down every so many steps what was done, so that a run that was killed and is
         started again with the same arguments and `resume=True` ends as if nothing had happened, bit for bit.
         What it is checked against is the key, the numbers of steps, the first models and the shapes of all
         arrays; that method, data and hyperparameters are the same is up to the caller.
+      network: how long gradients and messages take: records "seconds" and "waited" as well, see
+        `Trace.dated`. The steps are the same on any network.
 
     Returns:
       A trace of R = T / every records. Where the run diverges a warning names the step and the worker, and so
@@ -121,11 +167,13 @@ def simulate(
         should, or the checkpoints in the folder are not this run's.
       MemoryError: where the method's state and the records cannot fit (see `estimate_memory`).
     """
-    gaps = _gaps(num_steps, every)
+    gaps = check_gaps(num_steps, every)
     check_key("key", key)
     _check(algorithm, params, state)
     _check_options(until, callback, progress, checkpoint, every)
-    measure = _measured(measure)
+    if network is not None:
+        check_network(network, algorithm.num_workers)
+    measure = measured(measure)
     start_key, run_key = jax.random.split(key)
     if state is None:
         given = jax.tree.map(jnp.array, params)  # a copy, since what is carried on is given away
@@ -134,18 +182,18 @@ def simulate(
     else:
         shapes = given = jax.tree.map(jnp.array, state)
 
-    def advance(num_records: int) -> Program:
+    def piece(num_records: int) -> Program:
         static = (algorithm, measure, until, every if np.ndim(every) == 0 else 0, num_records)
-        return program(_advance, static, (run_key, _gaps_of(every, gaps[:num_records])), shapes)
+        return program(advance, static, (run_key, _gaps_of(every, gaps[:num_records])), shapes)
 
-    whole = advance(len(gaps))
+    whole = piece(len(gaps))
     traced = is_traced((key, given, whole.closed_over))
     if traced and callback:
         raise ValueError("callback is given under vmap or jit, expected a run by itself")
     if not traced:
         check_room(whole.outputs[:2], given)
     carry = start(start_key, given) if state is None else given
-    first = carry.step if is_traced(carry) else int(carry.step)
+    first = carry.step if is_traced(carry.step) else int(carry.step)
     made, stopped, records = 0, False, []
     with checkpoints.held(checkpoint) as asked_to_stop:
         if checkpoint:
@@ -156,26 +204,22 @@ def simulate(
                 stopped = until is not None and bool(until(jax.tree.map(lambda values: values[-1], done)))
         between = checkpoint.every // gaps[0] if checkpoint else 0
         at_once = 1 if (progress or callback) and not traced else math.gcd(len(gaps), between, made)
-        go_on = advance(at_once)
-        bar = tqdm(
-            total=int(gaps.sum()),
-            initial=int(gaps[:made].sum()),
-            desc=progress if isinstance(progress, str) else None,
-            disable=not progress or traced,
-            unit="step",
-        )
-        with bar:
+        with contextlib.ExitStack() as stack:
+            if progress and not traced:
+                metric = _shown(progress, whole)
+                bar = stack.enter_context(Bar(int(gaps.sum()), int(gaps[:made].sum()), metric))
+                go_on = watched(bar, algorithm, measure, until, run_key, shapes)
+            else:
+                compiled = piece(at_once)
+                go_on = lambda chunk, carry: compiled((run_key, _gaps_of(every, chunk)), carry)  # noqa: E731
             while made < len(gaps) and not stopped:
                 chunk = gaps[made : made + at_once]
-                carry, record, count, stop = go_on((run_key, _gaps_of(every, chunk)), carry)
+                carry, record, count, stop = go_on(chunk, carry)
                 if until is None or traced:
                     count, stop = at_once, False
                 count, stopped = int(count), bool(stop)
                 records.append(record if count == at_once else jax.tree.map(lambda v, c=count: v[:c], record))
                 made += count
-                if progress and not traced:
-                    jax.block_until_ready(record)  # or the bar would be ahead of the run
-                bar.update(int(chunk[:count].sum()))
                 if callback:
                     callback(
                         first + int(gaps[:made].sum()), fetch(jax.tree.map(lambda values: values[0], record))
@@ -188,18 +232,16 @@ def simulate(
                     raise checkpoints.Interrupted(checkpoint, taken, num_steps, signal)
 
     metrics = _joined(records)
-    divergence, taken = _first(carry.broken), carry.step
+    divergence, taken = first_broken(carry.broken), carry.step
     if not is_traced(carry):
         metrics, divergence, taken = fetch((metrics, divergence, taken))
         divergence, taken = Divergence(int(divergence.step), int(divergence.worker)), int(taken)
-        if divergence:
-            warnings.warn(
-                f"diverged: worker {divergence.worker} is not finite after step {divergence.step}",
-                stacklevel=2,
-            )
+        warn_of(divergence, "step")
     steps = first + np.cumsum(gaps[:made])
     models = algorithm.params(carry.method)
-    return Trace(steps, metrics | _costs(algorithm, models, steps), models, carry, divergence, taken)
+    sends = traffic(algorithm, models)
+    trace = Trace(steps, metrics | _costs(sends, steps), models, carry, divergence, taken, sends)
+    return trace if network is None else trace.dated(network, key)
 
 
 def estimate_memory(
@@ -233,22 +275,22 @@ def estimate_memory(
     Raises:
       ValueError: as `simulate`.
     """
-    num_records = len(_gaps(num_steps, every))
+    num_records = len(check_gaps(num_steps, every))
     _check(algorithm, params)
     key = jax.random.key(0)
     params = jax.tree.map(lambda leaf: _shape(leaf, getattr(leaf, "sharding", None)), params)
     start = program(_begin, (algorithm, lies_over(params)), key, params)
     laid = jax.tree.unflatten(jax.tree.structure(start.outputs), start.compiled(key, params).output_shardings)
     carry = jax.tree.map(_shape, start.outputs, laid)
-    advance = program(_advance, (algorithm, _measured(measure), None, every, num_records), (key, None), carry)
-    needs = advance.compiled((key, None), carry).memory_analysis()
+    run = program(advance, (algorithm, measured(measure), None, every, num_records), (key, None), carry)
+    needs = run.compiled((key, None), carry).memory_analysis()
     parts = {"given": nbytes(params)}
     for path, leaf in jax.tree.leaves_with_path(carry.method):
         fields = itertools.takewhile(lambda entry: isinstance(entry, GetAttrKey), path[:2])
         name = "state" + jax.tree_util.keystr(tuple(fields))
         parts[name] = parts.get(name, 0) + nbytes(leaf)
-    parts["data"] = nbytes(advance.closed_over)
-    parts["records"] = nbytes(advance.outputs[1])
+    parts["data"] = nbytes(run.closed_over)
+    parts["records"] = nbytes(run.outputs[1])
     parts["temporaries"] = needs.temp_size_in_bytes
     return Memory(parts)
 
@@ -263,80 +305,25 @@ def _begin(algorithm: Algorithm, over: NamedSharding | None, key: Key, params: S
     return run if over is None else spread(run, over, algorithm.num_workers)
 
 
-def _advance(
-    algorithm: Algorithm,
-    measure: Measure,
-    until: Callable[[Record], Array] | None,
-    every: int,
-    num_records: int,
-    kept: tuple[Key, Array | None],
-    run: RunState,
-) -> tuple[RunState, Record, Array, Array]:
-    """The next records, each after `every` steps, or after those that come with the key.
-
-    Returns (state, records, how many of these there are, whether `until` is satisfied).
-    """
-    key, gaps = kept
-
-    def see(run: RunState, taken: Taken, steps: int | Array) -> tuple[RunState, Record]:
-        run, params = engine.look(algorithm, run)
-        record = {"loss": taken.loss / jnp.asarray(steps, taken.loss.dtype), **taken.metrics}
-        return run, _united(record, measure(params, run.method))
-
-    def record(run: RunState, gap: Array | None) -> tuple[RunState, Record]:
-        steps = every if gap is None else gap
-        return see(*engine.advance(algorithm, key, run, steps), steps)
-
-    if until is None:
-        run, records = scan(record, run, gaps, num_records, in_pairs=every % 2 == 1)
-        return run, records, jnp.asarray(num_records), jnp.asarray(False)
-
-    def gap(step: Array, memory: tuple[Record, Array, Array]) -> int | Array:
-        return every if gaps is None else gaps[memory[1]]
-
-    def seen(run: RunState, taken: Taken, memory: tuple[Record, Array, Array]) -> Any:
-        records, count, _ = memory
-        run, record = see(run, taken, gap(run.step, memory))
-        records = jax.tree.map(lambda all, one: all.at[count].set(one), records, record)
-        return run, (records, count + 1, _stops(until, record))
-
-    def go_on(memory: tuple[Record, Array, Array]) -> Array:
-        return (memory[1] < num_records) & ~memory[2]
-
-    _, one = jax.eval_shape(record, run, None if gaps is None else gaps[0])
-    blank = jax.tree.map(functools.partial(_blank, num_records), one)
-    memory = blank, jnp.asarray(0), jnp.asarray(False)
-    run, memory = engine.watch(algorithm, key, run, memory, gap=gap, see=seen, go_on=go_on)
-    return run, *memory
-
-
-def _blank(length: int, leaf: Any) -> Array:
-    empty = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.floating) else 0
-    return jnp.full((length, *leaf.shape), empty, leaf.dtype)
-
-
-def _united(record: Record, measured: Any) -> Record:
-    if not isinstance(measured, dict) or not all(isinstance(name, str) for name in measured):
-        raise ValueError(f"measure returned {measured!r}, expected a dict of arrays by name")
-    if twice := sorted(record.keys() & measured.keys()):
-        raise ValueError(
-            f"measure returned {twice[0]!r}, which the method records already: expected another name"
-        )
-    return {**record, **{name: jnp.asarray(values) for name, values in measured.items()}}
-
-
-def _stops(until: Callable[[Record], Array], record: Record) -> Array:
-    stop = jnp.asarray(until(record))
-    if stop.shape != () or stop.dtype != bool:
-        raise ValueError(f"until returned {stop.dtype} of shape {stop.shape}, expected one boolean")
-    return stop
-
-
 def _joined(records: list[Record]) -> Record:
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts) if len(parts) > 1 else parts[0], *records)
+    """One after the other; on the host, since XLA would take its time over so many."""
+    if len(records) == 1:
+        return records[0]
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *fetch(records))
 
 
-def _first(broken: Array) -> Divergence:
+def _shown(progress: bool | str, whole: Program) -> str | None:
+    """The metric to show on the bar."""
+    if isinstance(progress, bool):
+        return None
+    records = whole.outputs[1]
+    if progress not in records:
+        names = ", ".join(map(repr, sorted(records)))
+        raise ValueError(f"progress is {progress!r}, expected True, or the name of a metric: {names}")
+    return progress
+
+
+def first_broken(broken: Array) -> Divergence:
     """The first worker to break (the lowest, among those that did in the same step), and when."""
     order = jnp.where(broken < 0, jnp.iinfo(jnp.int32).max, broken)
     worker = jnp.argmin(order).astype(jnp.int32)
@@ -344,19 +331,18 @@ def _first(broken: Array) -> Divergence:
     return Divergence(step, jnp.where(step < 0, -1, worker))
 
 
-def _costs(algorithm: Algorithm, params: Stacked, steps: np.ndarray) -> dict[str, np.ndarray]:
-    model_bytes = sum(leaf[0].size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
-    vectors, messages = sent(algorithm.messages(params), algorithm.num_workers)
+def _costs(sends: Traffic, steps: np.ndarray) -> dict[str, np.ndarray]:
+    vectors, messages = sent(sends.calls, sends.num_workers)
     return {
         "vectors_sent": steps * vectors.mean(),
         "busiest_vectors_sent": steps * vectors.max(),
         "messages_sent": steps * messages.mean(),
-        "bytes_sent": steps * vectors.mean() * model_bytes,
-        "busiest_bytes_sent": steps * vectors.max() * model_bytes,
+        "bytes_sent": steps * vectors.mean() * sends.model_bytes,
+        "busiest_bytes_sent": steps * vectors.max() * sends.model_bytes,
     }
 
 
-def _measured(measure: Measure | None) -> Measure:
+def measured(measure: Measure | None) -> Measure:
     """`measure` as a function of the models and the method's state.
 
     It is computed apart from the step before, so that its last bits do not hang on how many steps there are.
@@ -374,22 +360,6 @@ def _measured(measure: Measure | None) -> Measure:
     return lambda params, state: measure(settled(params))
 
 
-def _gaps(num_steps: int, every: int | Sequence[int] | np.ndarray) -> np.ndarray:
-    """(R,) the steps before each record."""
-    num_steps = check_count("num_steps", num_steps)
-    if np.ndim(every) == 0:
-        every = check_count("every", every)
-        if num_steps % every:
-            raise ValueError(f"num_steps is {num_steps}, expected a multiple of every = {every}")
-        return np.full(num_steps // every, every)
-    gaps = np.diff(np.asarray(every), prepend=0)
-    if gaps.ndim != 1 or gaps.dtype.kind not in "iu" or not (gaps > 0).all() or gaps.sum() != num_steps:
-        raise ValueError(
-            f"every is {every!r}, expected ascending steps of which the last is num_steps = {num_steps}"
-        )
-    return gaps
-
-
 def _gaps_of(every: Any, gaps: np.ndarray) -> Array | None:
     return None if np.ndim(every) == 0 else jnp.asarray(gaps, jnp.int32)
 
@@ -401,7 +371,11 @@ def _check(algorithm: Algorithm, params: Stacked, state: RunState | None = None)
         )
     if state is not None:
         return _check_state(algorithm, state)
-    n = algorithm.num_workers
+    check_models(params, algorithm.num_workers)
+
+
+def check_models(params: Stacked, n: int) -> None:
+    """Raise a ValueError where these are no models of n workers, or the first of them is not finite."""
     leaves = jax.tree.leaves_with_path(params)
     if not leaves:
         raise ValueError("params holds no arrays, expected a pytree with leaves (n, ...)")
@@ -429,7 +403,7 @@ def _check_options(
         if function is not None and not callable(function):
             raise ValueError(f"{name} is {function!r}, expected a function of {takes}")
     if not isinstance(progress, bool | str):
-        raise ValueError(f"progress is {progress!r}, expected True, False or a name")
+        raise ValueError(f"progress is {progress!r}, expected True, False or the name of a metric")
     if checkpoint is not None:
         if not isinstance(checkpoint, Checkpoint):
             raise ValueError(f"checkpoint is {checkpoint!r}, expected rs.Checkpoint(folder, every)")
@@ -445,11 +419,12 @@ def _check_state(algorithm: Algorithm, state: RunState) -> None:
     """Whether a state is one of this method."""
     if not isinstance(state, RunState):
         raise ValueError(f"state is a {type(state).__name__}, expected the state of a trace, trace.state")
-    kinds = functools.partial(jax.tree.map, lambda leaf: (leaf.shape, leaf.dtype))
+    import chex  # slow to import
+
     try:
         models = algorithm.params(state.method)
-        like = kinds(jax.eval_shape(algorithm.init, jax.random.key(0), models)) == kinds(state.method)
-    except (AttributeError, TypeError, ValueError):
-        like = False
-    if not like:
-        raise ValueError("state is that of another method, or of other models, expected one of this method")
+        like = jax.eval_shape(algorithm.init, jax.random.key(0), models)
+        chex.assert_trees_all_equal_shapes_and_dtypes(like, state.method)
+    except (AssertionError, AttributeError, TypeError, ValueError):
+        expected = "expected one of this method"
+        raise ValueError(f"state is that of another method, or of other models, {expected}") from None

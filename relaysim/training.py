@@ -17,7 +17,8 @@ from relaysim import catalogue, faults, io, recipe
 from relaysim.checkpoint import Checkpoint, check_same
 from relaysim.checks import check_number
 from relaysim.simulate import Trace, simulate
-from relaysim.tasks import Classification, Dataset, augment, classification
+from relaysim.tasks import Dataset, Supervised, augment, classification
+from relaysim.timing import Network
 from relaysim.topology import Topology, learning_rate_correction
 from relaysim.types import Algorithm, Mixer
 
@@ -90,10 +91,19 @@ class Settings:
         (), "WORKER:FIRST:LAST, a worker that is down from one step to before another. Can be given again."
     )
 
+    network: str | None = _field(
+        None,
+        "Record how long it takes on a network; gcp and aws spread the workers over regions.",
+        catalogue.NETWORKS,
+    )
+    compute: float = _field(0.1, "With --network: seconds that a gradient takes.")
+    timeout: float = _field(1.0, "With --network: seconds that a lost message is waited for.")
+
     def __post_init__(self) -> None:
         for option in fields(self):
-            if (choices := option.metadata["choices"]) is not None and option.name != "topology":
-                catalogue.choose(option.name, getattr(self, option.name), choices)
+            choices, value = option.metadata["choices"], getattr(self, option.name)
+            if choices is not None and value is not None and option.name != "topology":
+                catalogue.choose(option.name, value, choices)
         if self.folder is not None and self.dataset in catalogue.WITHOUT_FILES:
             came = "digits come with scikit-learn" if self.dataset == "digits" else f"{self.dataset} are made"
             raise ValueError(f"folder is {self.folder!r}, but {came}, from no folder")
@@ -113,7 +123,7 @@ class Settings:
             raise ValueError(
                 f"momentum is {self.momentum}, but {self.method} is a momentum already: expected 0"
             )
-        for name in ("weight_decay", "warmup"):
+        for name in ("weight_decay", "warmup", "compute", "timeout"):
             if not 0 <= getattr(self, name) <= 1e9:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a number from 0 to 1e9")
         if not all(0 < part < 1 for part in self.milestones):
@@ -149,7 +159,7 @@ def outages(down: Sequence[str]) -> list[faults.Outage]:
     return found
 
 
-def task_of(settings: Settings, data: Dataset | None = None) -> Callable[[int], Classification]:
+def task_of(settings: Settings, data: Dataset | None = None) -> Callable[[int], Supervised]:
     """seed -> task: the seed fixes who gets which part of the data. The data are loaded where they are not
     given.
 
@@ -163,7 +173,7 @@ def task_of(settings: Settings, data: Dataset | None = None) -> Callable[[int], 
     x, test_x = jnp.asarray(data.train_x), jnp.asarray(data.test_x)  # shared by the tasks of all seeds
 
     @cache
-    def task(seed: int) -> Classification:
+    def task(seed: int) -> Supervised:
         key = jax.random.fold_in(jax.random.key(seed), 1)
         shares = catalogue.PARTITIONS[s.partition](key, data.train_y, s.workers, s.alpha)
         made = classification(model, data, shares, batch_size=s.batch_size, augment=changes, group=s.group)
@@ -180,17 +190,32 @@ def mixer_of(settings: Settings) -> tuple[Mixer, float]:
     """
     s, method = settings, catalogue.METHODS[settings.method]
     graph: Any = catalogue.TOPOLOGIES[s.topology](s.workers) if s.topology else s.workers
-    losses = [faults.bursts(s.drop, s.burst)] if s.burst else [s.drop] if s.drop else []
-    lossy = {"drop": [*losses, *outages(s.down)]} if losses or s.down else {}
+    lossy = {"drop": losses} if (losses := losses_of(s)) else {}
     return method.mixer(graph, **lossy), correction(graph) if s.corrected else 1.0
 
 
-def method_of(settings: Settings) -> Callable[[Classification, Any], Algorithm]:
+def losses_of(settings: Settings) -> list[faults.Drop]:
+    """What loses messages."""
+    s = settings
+    losses = [faults.bursts(s.drop, s.burst)] if s.burst else [s.drop] if s.drop else []
+    return [*losses, *outages(s.down)]
+
+
+def network_of(settings: Settings) -> Network | None:
+    """The network whose time is recorded, which loses messages as the mixer does."""
+    s = settings
+    if s.network is None:
+        return None
+    made = catalogue.NETWORKS[s.network](s.workers, s.compute)
+    return replace(made, drop=losses, timeout=s.timeout) if (losses := losses_of(s)) else made
+
+
+def method_of(settings: Settings) -> Callable[[Supervised, Any], Algorithm]:
     """(task, learning rate) -> method."""
     s, entry = settings, catalogue.METHODS[settings.method]
     mixer, factor = mixer_of(s)
 
-    def method(task: Classification, rate: Any) -> Algorithm:
+    def method(task: Supervised, rate: Any) -> Algorithm:
         gamma: Any = factor * rate if s.corrected else rate
         if s.warmup or s.milestones:
             warmup = epoch_of(s, task) * s.warmup
@@ -203,17 +228,17 @@ def method_of(settings: Settings) -> Callable[[Classification, Any], Algorithm]:
     return method
 
 
-def epoch_of(settings: Settings, task: Classification) -> int:
+def epoch_of(settings: Settings, task: Supervised) -> int:
     """The steps of an epoch."""
     return recipe.steps_per_epoch(task.indices.shape[-1], task.num_workers, task.batch_size)
 
 
-def steps_of(settings: Settings, task: Classification) -> int:
+def steps_of(settings: Settings, task: Supervised) -> int:
     """The steps of a run."""
     return settings.steps or epoch_of(settings, task) * (settings.epochs or 0)
 
 
-def every_of(settings: Settings, task: Classification) -> int:
+def every_of(settings: Settings, task: Supervised) -> int:
     """The steps between records."""
     return settings.every or epoch_of(settings, task)
 
@@ -228,7 +253,7 @@ def train(settings: Settings, *, progress: bool = False, checkpoint: Checkpoint 
       ValueError: where the settings do not fit together, or with those in the folder of checkpoints.
       MemoryError: where the run cannot fit.
     """
-    s, method, draw = settings, method_of(settings), task_of(settings)
+    s, method, draw, network = settings, method_of(settings), task_of(settings), network_of(settings)
     init = jax.jit(lambda task, key: task.init(key))
     if checkpoint:
         _keep_settings(settings, checkpoint)
@@ -243,8 +268,9 @@ def train(settings: Settings, *, progress: bool = False, checkpoint: Checkpoint 
                 num_steps=steps_of(s, task),
                 every=every_of(s, task),
                 measure=task.measure,
-                progress=progress and f"seed {seed}",
+                progress=progress and "accuracy",
                 checkpoint=checkpoint and replace(checkpoint, folder=Path(checkpoint.folder) / f"seed{seed}"),
+                network=network,
             )
         )
     return traces
@@ -268,8 +294,9 @@ def save(settings: Settings, traces: list[Trace], folder: Path | str) -> list[Pa
     records = pd.concat([io.tidy(trace).assign(seed=seed) for seed, trace in enumerate(traces)])
     io.save_table(records[["seed", "step", "metric", "worker", "value"]], folder / "records.csv")
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    plot.curves({settings.method: traces}, "accuracy", ax=left)
-    plot.curves({settings.method: traces}, "consensus_distance", ax=right)
+    x = "seconds" if settings.network else "step"
+    plot.curves({settings.method: traces}, "accuracy", x=x, ax=left)
+    plot.curves({settings.method: traces}, "consensus_distance", x=x, ax=right)
     plot.save(figure, folder / "curves.png")
     plt.close(figure)
     return [folder / name for name in ("settings.json", "records.csv", "curves.png")]

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from relaysim import engine
 from relaysim.checks import check_count
@@ -199,6 +199,7 @@ def tune(
             watches, lane_runs = advance(places, Trial(*np.array(trials).T), running, watches, lane_runs)
             watches = jax.device_get(watches)
             over = running & (watches.event > 0)
+            bar.set_postfix(runs=int(runs.sum()), steps=int(watches.step.max()))
             for i in np.flatnonzero(over):
                 j, event = places[i], _EVENTS[watches.event[i]]
                 error = (_mean(watches) if event == "flat" else watches.error)[i]

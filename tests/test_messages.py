@@ -65,6 +65,10 @@ TABLE = {
     "several trees": (rs.relay_sum(topology.double_binary_trees(N)), [[of_two_trees()]]),
     "gossip": (rs.gossip(topology.ring(N), drop=0.3), [[both_ways(circle)]]),
     "push": (rs.push(topology.from_edges(N, circle, directed=True)), [[dict.fromkeys(circle, 1.0)]]),
+    "time-varying": (
+        rs.time_varying([topology.ring(N), np.eye(N), topology.chain(N)]),
+        [[both_ways(circle)], [{}], [both_ways(chain)]],
+    ),
     "one peer": (rs.one_peer_exponential(N), [[peers(1)], [peers(2)], [peers(4)]]),
     "two rounds of peers": (
         rs.one_peer_exponential(N, rounds=2),

@@ -157,6 +157,35 @@ def test_push_keeps_the_sum_but_no_consensus_on_a_lopsided_graph(x64):
     assert abs(mixed.sum(1) - 1).max() > 0.1
 
 
+# Graphs that change
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.4])
+def test_time_varying_gossip_equals_a_loop_over_messages(drop, x64):
+    phases = topology.base(7, degree=1)
+    xs = random(9).normal(size=(2 * len(phases), 7, 2))
+    twin = twins.time_varying([twins.gossip(w.toarray(), drop=drop) for w in phases])
+    assert_same(calls(rs.time_varying(phases, drop=drop), xs), twin_calls(twin, xs))
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.4])
+def test_time_varying_push_equals_a_loop_over_messages(drop, x64):
+    graphs = [lopsided, topology.star(4), lopsided]
+    xs = random(9).normal(size=(7, 4, 2))
+    first, second = (twins.push(graph, drop=drop) for graph in graphs[:2])
+    twin = twins.time_varying([first, second, first])
+    assert_same(calls(rs.time_varying(graphs, push=True, drop=drop), xs), twin_calls(twin, xs))
+
+
+def test_time_varying_over_a_base_graph_finds_the_mean_in_one_pass(x64):
+    phases = topology.base(11, degree=2)
+    x, mixer = jnp.asarray(random(10).normal(size=(11, 3))), rs.time_varying(phases)
+    mixed = x
+    for t in range(len(phases)):
+        _, mixed = mixer.mix(jax.random.key(0), 5 * len(phases) + t, mixer.init(x), mixed)
+    assert_same(mixed, np.broadcast_to(x.mean(0), x.shape))
+
+
 # One peer at a time, and all
 
 
@@ -234,6 +263,8 @@ swap = np.eye(4)[[1, 0, 3, 2]]
         pytest.param(rs.gossip(topology.ring(4), drop=1.0), x, id="gossip"),
         pytest.param(rs.gossip(topology.ring(4), swap, drop=1.0), x, id="gossip without own weight"),
         pytest.param(rs.push(topology.star(4), drop=1.0), x, id="push"),
+        pytest.param(rs.time_varying([topology.ring(4)], drop=1.0), x, id="time_varying"),
+        pytest.param(rs.time_varying([topology.star(4)], push=True, drop=1.0), x, id="time_varying push"),
         pytest.param(rs.one_peer_exponential(4, rounds=2, drop=1.0), x, id="one_peer_exponential"),
     ],
 )
@@ -250,6 +281,7 @@ def test_where_all_messages_are_lost(mixer, expected, x64):
         functools.partial(rs.gossip, topology.ring(4)),
         functools.partial(rs.push, lopsided),
         functools.partial(rs.one_peer_exponential, 4),
+        functools.partial(rs.time_varying, topology.base(4, 1)),
     ],
     ids=lambda build: f"{build.func.__name__} {build.keywords}",
 )
@@ -285,6 +317,9 @@ def test_what_is_not_delivered_stays_with_its_sender(x64, drop, seed):
         pytest.param(rs.gossip(topology.star(4), lazy=True), [3, 1, 1, 1], id="gossip"),
         pytest.param(rs.gossip(topology.ring(4), swap), [1, 1, 1, 1], id="gossip where weights are 0"),
         pytest.param(rs.push(lopsided), [3, 1, 1, 1], id="push"),
+        pytest.param(
+            rs.time_varying([topology.star(4), topology.ring(4)]), [2.5, 1.5, 1.5, 1.5], id="time_varying"
+        ),
         pytest.param(rs.one_peer_exponential(4, rounds=3), [3, 3, 3, 3], id="one_peer_exponential"),
         pytest.param(rs.one_peer_exponential(1, rounds=3), [0], id="one_peer_exponential alone"),
         pytest.param(rs.all_reduce(4), [1.5, 1.5, 1.5, 1.5], id="all_reduce"),

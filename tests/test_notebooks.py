@@ -7,7 +7,7 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
-LONG = {"deep_learning", "scaling"}
+LONG = {"deep_learning", "figure2", "scaling"}
 
 
 @pytest.mark.parametrize(

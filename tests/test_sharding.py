@@ -61,6 +61,9 @@ METHODS = {
     "gossip, lost": lambda mesh: rs.gradient_tracking(
         noisy_grad, rs.gossip(topology.grid(4, 4), drop=0.3, mesh=mesh), optax.sgd(0.1)
     ),
+    "time-varying, lost": lambda mesh: rs.d2(
+        noisy_grad, rs.time_varying(topology.base(N, 2), drop=0.3, mesh=mesh), optax.sgd(0.1)
+    ),
     "push, lost": lambda mesh: rs.push_sum(
         noisy_grad, rs.push(topology.exponential(N), drop=0.3, mesh=mesh), optax.adam(0.1)
     ),

@@ -128,3 +128,10 @@ def test_digits_are_not_mirrored(folder, monkeypatch, dataset, changes):
     monkeypatch.setattr(training, "classification", stop)
     with pytest.raises(Stop):
         train(Settings(dataset=dataset, folder=str(folder), workers=2, augment=True, group=2))
+
+
+def test_a_training_run_on_a_network_has_dates_and_waits_for_lost_messages():
+    common = {"steps": 2, "every": 1, "workers": 4, "network": "lan", "compute": 0.5}
+    (plain,), (lossy,) = train(Settings(**common)), train(Settings(**common, drop=0.9, timeout=3.0))
+    assert plain.metrics["seconds"].shape == (2, 4) and (plain.metrics["seconds"][-1] < 1.1).all()
+    assert lossy.metrics["seconds"][-1].max() >= 4.0

@@ -180,17 +180,17 @@ def test_a_measure_that_is_written_twice_is_compiled_once():
     assert len(programs._programs[method.step]) == kept
 
 
-def test_metrics_do_not_hang_on_the_interval():
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(k, marks=pytest.mark.slow) for k in range(2, 6))])
+def test_metrics_do_not_hang_on_the_interval(seed):
     """To the last bit, though a step before a record compiles to something else where it is the only one."""
-    for seed in range(6):
-        some = rs.tasks.random_quadratics(jax.random.key(seed), 5 + seed, 3 + 4 * seed, zeta2=1.0, noise=0.1)
-        method = rs.relaysgd(some.grad, rs.relay_sum(topology.random_tree(5 + seed, seed)), optax.sgd(0.1))
-        often, seldom = (
-            rs.simulate(key, method, some.init(key) + 1, num_steps=12, every=e, measure=some.measure)
-            for e in (1, 6)
-        )
-        for name in ("suboptimality", "worker_suboptimality", "consensus_distance"):
-            np.testing.assert_array_equal(often.metrics[name][5::6], seldom.metrics[name])
+    some = rs.tasks.random_quadratics(jax.random.key(seed), 5 + seed, 3 + 4 * seed, zeta2=1.0, noise=0.1)
+    method = rs.relaysgd(some.grad, rs.relay_sum(topology.random_tree(5 + seed, seed)), optax.sgd(0.1))
+    often, seldom = (
+        rs.simulate(key, method, some.init(key) + 1, num_steps=12, every=e, measure=some.measure)
+        for e in (1, 6)
+    )
+    for name in ("suboptimality", "worker_suboptimality", "consensus_distance"):
+        np.testing.assert_array_equal(often.metrics[name][5::6], seldom.metrics[name])
 
 
 def test_metrics_of_some_workers_alone():
@@ -230,7 +230,7 @@ def test_metrics_of_some_workers_alone():
         ({"until": 3}, "until is 3, expected a function"),
         ({"callback": 3}, "callback is 3, expected a function"),
         ({"checkpoint": "folder"}, "checkpoint is 'folder', expected rs.Checkpoint"),
-        ({"progress": 3}, "progress is 3, expected True, False or a name"),
+        ({"progress": 3}, "progress is 3, expected True, False or the name of a metric"),
         ({"state": 3}, "state is a int, expected the state of a trace"),
         ({"every": [2, 2, 200]}, "every is .*expected ascending steps"),
         ({"every": [1, 5]}, "every is .*of which the last is num_steps = 200"),

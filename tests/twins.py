@@ -197,6 +197,12 @@ def one_peer_exponential(n, *, rounds=1, drop=0.0):
     return mix
 
 
+def time_varying(mixers):
+    """The mixers take turns."""
+    turn = itertools.count()
+    return lambda key, x: mixers[next(turn) % len(mixers)](key, x)
+
+
 def all_reduce(n):
     def mix(key, x):
         mean = sum(x[i] for i in range(n)) / n

@@ -57,7 +57,8 @@ def gossip(
         matrix = topologies.check_weights(weights, topology)
     if lazy:
         matrix = (matrix + scipy.sparse.eye_array(topology.num_workers)) / 2
-    return _linear(matrix, drop, mesh, renormalise=True)
+    name = f"gossip on {topology.name}" + (" (lazy)" if lazy else "")
+    return linear(matrix, drop, mesh, renormalise=True)._replace(name=name)
 
 
 def push(topology: Topology, *, drop: Drop = 0.0, mesh: Mesh | None = None) -> Mixer:
@@ -75,13 +76,19 @@ def push(topology: Topology, *, drop: Drop = 0.0, mesh: Mesh | None = None) -> M
       ValueError: where the graph is not connected, `drop` does not fit or `mesh` does not divide the workers.
     """
     topology = _connected(topology)
+    name = f"push on {topology.name}"
+    return linear(even_shares(topology), drop, mesh, renormalise=False)._replace(name=name)
+
+
+def even_shares(topology: Topology) -> scipy.sparse.csr_array:
+    """(n, n) what `push` sends: 1 / (1 + out_j) at [i, j] on edges j → i and on the diagonal."""
     n, senders, receivers = topology.num_workers, topology.senders, topology.receivers
     share = 1 / (1 + topology.out_degrees)
     edges = scipy.sparse.coo_array((share[senders], (receivers, senders)), shape=(n, n))
-    return _linear(edges + scipy.sparse.diags_array(share), drop, mesh, renormalise=False)
+    return scipy.sparse.csr_array(edges + scipy.sparse.diags_array(share))
 
 
-def _linear(matrix: Any, drop: Drop, mesh: Mesh | None, *, renormalise: bool) -> Mixer:
+def linear(matrix: Any, drop: Drop, mesh: Mesh | None, *, renormalise: bool) -> Mixer:
     """x_i ← Σ_j M_ij x_j, a message along each edge j → i with M_ij ≠ 0."""
     matrix = scipy.sparse.csr_array(matrix)
     matrix.sum_duplicates()  # which sorts the edges by receiver and sender

@@ -41,10 +41,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 from scipy.optimize import brentq, minimize_scalar
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
-from relaysim import engine
-from relaysim.algorithms import d2, dpsgd, push_sum, relaysgd
+from relaysim import catalogue, engine
 from relaysim.algorithms.base import method
 from relaysim.engine import RunState
 from relaysim.mixing import gossip, one_peer_exponential, relay_sum
@@ -108,14 +107,15 @@ class Entry(NamedTuple):
 
     method: str
     topology: str
-    algorithm: Any
+    name: str
+    """Of the method in the catalogue, "" where numbers are averaged alone."""
     mixer: Callable[[int], Mixer]
     theory: Callable[[int, str, Any], float]
     """(n, placement, problem or numbers) -> its steps, or what they grow in proportion to; NaN for none."""
     largest: int
     """The largest n of the study."""
-    look: tuple[str, str]
-    """Colour and marker."""
+    colour: str
+    marker: str
     biased: bool = False
     """Whether heterogeneity keeps it from the optimum."""
     exact: bool = False
@@ -194,25 +194,27 @@ def _sgp_growth(n: int, placement: str, task: Problem) -> float:
     return math.log2(n) if placement == "neighbours alike" else 1.0
 
 
-BLUE, RED, GREEN, ORANGE = "tab:blue", "tab:red", "tab:green", "tab:orange"  # as in figure 2
+BLUE, RED, GREEN, ORANGE = (
+    catalogue.METHODS[name].colour for name in ("relaysgd", "dpsgd", "d2", "sgp-two-peers")
+)
 HEAP, CHAIN, RECURSIVE, RING = "binary tree", "chain", "random recursive tree", "ring"
 PEERS = "one-peer exponential"
 METHODS = [
-    Entry("RelaySGD", CHAIN, relaysgd, _relay(chain), _correction(chain), 4**7, (BLUE, "o")),
-    Entry("D-PSGD", RING, dpsgd, _ring, dpsgd_steps, 4**7, (RED, "o"), biased=True, exact=True),
-    Entry("D²", RING, d2, _ring, _d2_growth, 4**7, (GREEN, "x")),
-    Entry("SGP", PEERS, push_sum, _two_peers, _sgp_growth, 4**8, (ORANGE, "D"), biased=True),
-    Entry("RelaySGD", HEAP, relaysgd, _relay(binary_tree), _correction(binary_tree), 4**8, (BLUE, "^")),
-    Entry("RelaySGD", RECURSIVE, relaysgd, _relay(_recursive), _correction(_recursive), 4**8, (BLUE, "s")),
+    Entry("RelaySGD", CHAIN, "relaysgd", _relay(chain), _correction(chain), 4**7, BLUE, "o"),
+    Entry("D-PSGD", RING, "dpsgd", _ring, dpsgd_steps, 4**7, RED, "o", biased=True, exact=True),
+    Entry("D²", RING, "d2", _ring, _d2_growth, 4**7, GREEN, "x"),
+    Entry("SGP", PEERS, "sgp-two-peers", _two_peers, _sgp_growth, 4**8, ORANGE, "D", biased=True),
+    Entry("RelaySGD", HEAP, "relaysgd", _relay(binary_tree), _correction(binary_tree), 4**8, BLUE, "^"),
+    Entry("RelaySGD", RECURSIVE, "relaysgd", _relay(_recursive), _correction(_recursive), 4**8, BLUE, "s"),
 ]
 AVERAGES = [
     entry._replace(exact=True)
     for entry in (
-        Entry("RelaySum", CHAIN, None, _relay(chain), _diameter(chain), 4**7, (BLUE, "o")),
-        Entry("gossip", RING, None, _ring, gossip_steps, 4**5, (RED, "o"), tolerance=0.01),
-        Entry("RelaySum", HEAP, None, _relay(binary_tree), _diameter(binary_tree), 4**10, (BLUE, "^")),
-        Entry("RelaySum", RECURSIVE, None, _relay(_recursive), _diameter(_recursive), 4**10, (BLUE, "s")),
-        Entry("gossip", PEERS, None, one_peer_exponential, _rounds, 4**10, (ORANGE, "D")),
+        Entry("RelaySum", CHAIN, "", _relay(chain), _diameter(chain), 4**7, BLUE, "o"),
+        Entry("gossip", RING, "", _ring, gossip_steps, 4**5, RED, "o", tolerance=0.01),
+        Entry("RelaySum", HEAP, "", _relay(binary_tree), _diameter(binary_tree), 4**10, BLUE, "^"),
+        Entry("RelaySum", RECURSIVE, "", _relay(_recursive), _diameter(_recursive), 4**10, BLUE, "s"),
+        Entry("gossip", PEERS, "", one_peer_exponential, _rounds, 4**10, ORANGE, "D"),
     )
 ]
 COLUMNS = ["problem", "method", "topology", "n", "seed", "steps", "learning_rate", "cap", "theory"]
@@ -239,7 +241,7 @@ def run(smoke: bool = False, progress: bool = True, *, sizes: Sequence[int] | No
     def study(entry: Entry) -> list[tuple]:
         here = [n for n in sizes if n <= entry.largest]
         rows = []
-        for row in _searches(entry, here, draws) if entry.algorithm else _averages(entry, here):
+        for row in _searches(entry, here, draws) if entry.name else _averages(entry, here):
             rows.append(row)
             bar.set_postfix_str(f"{row[1]}, {row[2]}, n = {row[3]}")
         bar.update()
@@ -258,7 +260,7 @@ def _searches(entry: Entry, sizes: Sequence[int], draws: int) -> Iterator[tuple]
         mixer, cap = entry.mixer(n), int(min(MAX_STEPS, MAX_WORK / (n * DIM)))
 
         def make(task: Problem, rate: Array, mixer: Mixer = mixer) -> Algorithm:
-            return entry.algorithm(task.grad, mixer, optax.sgd(rate))
+            return catalogue.METHODS[entry.name].build(task.grad, mixer, optax.sgd(rate))
 
         for placement in PLACEMENTS:
             guess = _next(rates[placement])
@@ -421,14 +423,21 @@ def picture(table: pd.DataFrame) -> Figure:
 
 def _handle(entry: Entry) -> Line2D:
     of_means = {"RelaySGD": " (RelaySum)", "D-PSGD": " (gossip)", "SGP": " (gossip)"}.get(entry.method, "")
-    colour, marker = entry.look
     label = f"{entry.method}{of_means}, {entry.topology}"
-    return Line2D([], [], color=colour, marker=marker, linestyle="", markersize=6, mew=1.5, label=label)
+    return Line2D(
+        [], [], color=entry.colour, marker=entry.marker, linestyle="", markersize=6, mew=1.5, label=label
+    )
 
 
 def _draw(ax: Axes, entry: Entry, rows: pd.DataFrame) -> None:
-    colour, marker = entry.look
-    look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 6, "linestyle": "", "mew": 1.5}
+    colour = entry.colour
+    look: dict[str, Any] = {
+        "color": colour,
+        "marker": entry.marker,
+        "markersize": 6,
+        "linestyle": "",
+        "mew": 1.5,
+    }
     draws = rows.groupby("n")
     steps, theory, cap = draws.steps.median(), draws.theory.median(), draws.cap.max()
     seen = steps[np.isfinite(steps)]

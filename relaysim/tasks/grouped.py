@@ -52,8 +52,8 @@ def apply(model: nn.Module, params: Any, x: Array, *, patches: bool) -> Array:
 
 
 def default_group(params: Any, num_workers: int, *, patches: bool) -> int:
-    """The fastest as measured: for patches of images one by one on CPUs, at most 64 at once on GPUs, where
-    more would take much memory (16 GB for 64 ResNet-20 on 32 images each); all workers together otherwise.
+    """The fastest as measured: all together, but for patches of images one by one on CPUs, and up to 64 on
+    GPUs, where more would take much memory (16 GB for 64 ResNet-20 on 32 images each).
 
     Args:
       params: one model's parameters, arrays or their shapes.

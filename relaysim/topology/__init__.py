@@ -31,6 +31,9 @@ from relaysim.topology.graphs import (
     from_networkx,
     to_networkx,
 )
+from relaysim.topology.repair import adopted, forests, spanning_forest
+from relaysim.topology.sequences import base, hyper_hypercube, simple_base
+from relaysim.topology.shifts import ceca, equidynamic, equidynamic_phases, equistatic
 from relaysim.topology.trees import (
     RootedTree,
     depth_first,
@@ -41,29 +44,38 @@ from relaysim.topology.trees import (
     rooted,
     spanning_tree,
 )
-from relaysim.topology.weights import check_weights, metropolis_weights, spectral_gap
+from relaysim.topology.weights import check_stochastic, check_weights, metropolis_weights, spectral_gap
 
 __all__ = [
     "RootedTree",
     "Topology",
+    "adopted",
     "as_topology",
     "b_ary_tree",
     "barbell",
+    "base",
     "binary_tree",
     "caterpillar",
+    "ceca",
     "chain",
+    "check_stochastic",
     "check_weights",
     "depth_first",
     "diameter",
     "distances",
     "double_binary_trees",
+    "equidynamic",
+    "equidynamic_phases",
+    "equistatic",
     "erdos_renyi",
     "exponential",
+    "forests",
     "from_edges",
     "from_networkx",
     "fully_connected",
     "geometric",
     "grid",
+    "hyper_hypercube",
     "hypercube",
     "learning_rate_correction",
     "max_degree_tree",
@@ -74,9 +86,11 @@ __all__ = [
     "renumber",
     "ring",
     "rooted",
+    "simple_base",
     "small_world",
     "social_network",
     "social_tree",
+    "spanning_forest",
     "spanning_tree",
     "spectral_gap",
     "star",

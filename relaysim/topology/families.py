@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import networkx as nx
 import numpy as np
-from scipy.spatial import KDTree
 
 from relaysim.checks import check_count, check_number
 from relaysim.topology.graphs import Topology, both_ways, check_num_workers, check_room, from_edges, one_way
@@ -207,6 +206,8 @@ def geometric(num_workers: int, radius: float, seed: int) -> Topology:
 
     Source: Gilbert, "Random plane networks", Journal of SIAM 9 (1961).
     Raises: ValueError if the radius is so small that 100 draws in a row were disconnected."""
+    from scipy.spatial import KDTree  # slow to import, and needed here alone
+
     n, radius = check_num_workers(num_workers), check_number("radius", radius, 0)
 
     def draw(rng: np.random.Generator) -> Topology:

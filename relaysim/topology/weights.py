@@ -53,6 +53,24 @@ def check_weights(weights: Any, topology: Topology) -> csr_array:
     return w
 
 
+def check_stochastic(
+    name: str, weights: Any, num_workers: int | None = None, *, rows: bool = True
+) -> csr_array:
+    """Weights of one's own without a graph, (n, n) float64, whose columns, and rows if asked, sum to 1.
+
+    Raises: ValueError for all else, which calls them `name`."""
+    try:
+        w = _square(weights)
+        if num_workers is not None and w.shape[0] != num_workers:
+            raise ValueError(f"weights must have shape ({num_workers}, {num_workers}), got {w.shape}")
+        if rows:
+            _check_sums(w, "row")
+        _check_sums(w, "column")
+    except ValueError as error:
+        raise ValueError(str(error).replace("weights", name, 1)) from None
+    return w
+
+
 def spectral_gap(weights: Any) -> float:
     """1 - |λ_2|, λ_2 being the eigenvalue of second largest magnitude: how fast gossip reaches consensus.
 

@@ -23,7 +23,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from relaysim import topology, tuning
 from relaysim.catalogue import METHODS

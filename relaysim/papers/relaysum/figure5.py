@@ -31,9 +31,9 @@ from jax.flatten_util import ravel_pytree
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
-from relaysim.algorithms import dpsgd, relaysgd, relaysgd_grad
+from relaysim.catalogue import METHODS
 from relaysim.mixing import gossip, relay_sum
 from relaysim.simulate import simulate
 from relaysim.topology import (
@@ -53,7 +53,8 @@ class Entry(NamedTuple):
     """A method in the comparison."""
 
     name: str
-    algorithm: Callable
+    method: str
+    """Its name in the catalogue."""
     mixer: Callable[[Topology], Mixer]
     topologies: Sequence[Callable[[int], Topology]]
     limit: Callable[[Topology], float]
@@ -63,13 +64,11 @@ class Entry(NamedTuple):
 
 TREES = [chain, binary_tree, star]
 ENTRIES = [
-    Entry("RelaySum", relaysgd_grad, relay_sum, TREES, lambda _: 1.0, is_exact=True),
-    Entry("RelaySGD", relaysgd, relay_sum, TREES, lambda tree: 1 / learning_rate_correction(tree)),
-    Entry("gossip", dpsgd, gossip, [ring, binary_tree, hypercube, star], lambda _: 1.0),
+    Entry("RelaySum", "relaysgd-grad", relay_sum, TREES, lambda _: 1.0, is_exact=True),
+    Entry("RelaySGD", "relaysgd", relay_sum, TREES, lambda tree: 1 / learning_rate_correction(tree)),
+    Entry("gossip", "dpsgd", gossip, [ring, binary_tree, hypercube, star], lambda _: 1.0),
 ]
-COLOURS: dict[Any, Any] = {
-    name: sns.color_palette("colorblind")[i] for name, i in (("RelaySum", 9), ("RelaySGD", 0), ("gossip", 1))
-}
+COLOURS: dict[Any, str] = {entry.name: METHODS[entry.method].colour for entry in ENTRIES}
 LOOKS: dict[Any, dict] = {
     "chain": {"linestyle": "-", "marker": "o"},
     "ring": {"linestyle": "-", "marker": "o"},
@@ -154,6 +153,6 @@ def _impulse(entry: Entry, topology: Topology, num_steps: int) -> np.ndarray:
     def measure(params: Array) -> dict[str, Array]:
         return {"distance": jnp.sqrt(jnp.mean((n / limit * params - 1) ** 2))}
 
-    method = entry.algorithm(grad, entry.mixer(topology), optax.sgd(1.0))
+    method = METHODS[entry.method].build(grad, entry.mixer(topology), optax.sgd(1.0))
     trace = simulate(jax.random.key(0), method, jnp.zeros(n), num_steps=num_steps, measure=measure)
     return trace.metrics["distance"]

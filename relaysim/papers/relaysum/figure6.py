@@ -26,7 +26,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from relaysim.algorithms import relaysgd
 from relaysim.mixing import relay_sum

@@ -29,9 +29,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
-from relaysim.algorithms import dpsgd, relaysgd_grad
+from relaysim.catalogue import METHODS
 from relaysim.mixing import gossip, relay_sum
 from relaysim.simulate import simulate
 from relaysim.tasks.sampling import in_one_row
@@ -56,17 +56,15 @@ class Entry(NamedTuple):
     """A way of averaging."""
 
     name: str
-    algorithm: Callable
+    method: str
+    """Its name in the catalogue."""
     mixer: Callable[[Topology], Mixer]
     error: Callable[[Topology, np.ndarray], np.ndarray]
 
 
-COLOURS: dict[Any, Any] = {
-    "RelaySum": sns.color_palette("colorblind")[9],
-    "gossip": sns.color_palette("colorblind")[1],
-}
-RELAY = Entry("RelaySum", relaysgd_grad, relay_sum, relayed_error)
-GOSSIP = Entry("gossip", dpsgd, gossip, gossiped_error)
+RELAY = Entry("RelaySum", "relaysgd-grad", relay_sum, relayed_error)
+GOSSIP = Entry("gossip", "dpsgd", gossip, gossiped_error)
+COLOURS: dict[Any, str] = {entry.name: METHODS[entry.method].colour for entry in (RELAY, GOSSIP)}
 CASES = [
     ("chain and ring", RELAY, chain),
     ("chain and ring", GOSSIP, ring),
@@ -135,7 +133,7 @@ def _simulated(entry: Entry, topology: Topology, num_steps: int, repeats: int) -
     def measure(params: Array) -> dict[str, Array]:
         return {"error": jnp.mean((params[:, :-1] / params[:, -1:] - 1) ** 2)}
 
-    method = entry.algorithm(grad, entry.mixer(topology), optax.sgd(1.0))
+    method = METHODS[entry.method].build(grad, entry.mixer(topology), optax.sgd(1.0))
     start = jnp.zeros((n, repeats + 1))
     trace = simulate(jax.random.key(0), method, start, num_steps=num_steps, measure=measure)
     return trace.metrics["error"]

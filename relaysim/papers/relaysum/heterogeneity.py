@@ -18,7 +18,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from relaysim import tuning
 from relaysim.papers.relaysum.figure2 import ENTRIES, Entry

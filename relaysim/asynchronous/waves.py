@@ -1,0 +1,103 @@
+"""Waves: operations in the order of time become a few rows of many, which do not get in each other's way."""
+
+import numpy as np
+
+NOBODY = np.iinfo(np.int32).max
+"""Stands for no worker, or no place, where a wave has less than others."""
+
+
+def in_waves(kinds: np.ndarray, before: np.ndarray, after: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """The wave of each operation: as early as those that it waits for allow, and none much wider than others.
+
+    In a wave all operations of kind 0 are done at once, then those of kind 1, and so on. So what waits for an
+    operation of an earlier kind may share its wave. Waves are as wide as they are on average where nothing
+    bounds them: what is left over waits, the earliest in time going first.
+
+    >>> in_waves(np.zeros(4, int), np.array([0, 1]), np.array([2, 2]), np.array([0, 4]))
+    array([0, 0, 1, 1])
+
+    Args:
+      kinds: (N,) int, of each operation, in the order of time.
+      before, after: (M,) int, operations: before[k] must be done before after[k], which comes later in time.
+      bounds: (R + 1,) int ascending, from 0 to N: operations on two sides of a bound share no wave.
+
+    Returns:
+      (N,) int, ascending across the bounds.
+    """
+    graph = _Graph(kinds, before, after)
+    widest = np.full(graph.num_kinds, len(kinds))
+    free = _levels(graph, bounds, widest)
+    mean = np.bincount(kinds, minlength=graph.num_kinds) / max(1, free.max(initial=0) + 1)
+    return _levels(graph, bounds, np.maximum(1, np.ceil(mean).astype(int)))
+
+
+class _Graph:
+    """What waits for what: of each operation, those that come after it."""
+
+    def __init__(self, kinds: np.ndarray, before: np.ndarray, after: np.ndarray) -> None:
+        self.kinds, self.num_kinds = kinds, int(kinds.max(initial=0)) + 1
+        self.next = after[np.argsort(before, kind="stable")]
+        self.start = np.append(0, np.cumsum(np.bincount(before, minlength=len(kinds))))
+        self.waits_for = np.bincount(after, minlength=len(kinds))
+
+    def followers(self, operations: np.ndarray) -> np.ndarray:
+        start, count = self.start[operations], self.start[operations + 1] - self.start[operations]
+        ends = np.cumsum(count)
+        return self.next[np.repeat(start - ends + count, count) + np.arange(ends[-1] if len(ends) else 0)]
+
+
+def _levels(graph: _Graph, bounds: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    left, wave, now = graph.waits_for.copy(), np.zeros(len(graph.kinds), int), 0
+    later = np.flatnonzero(left == 0)
+    for bound in bounds[1:]:
+        soon, later = later[later < bound], later[later >= bound]
+        ready = [soon[graph.kinds[soon] == kind] for kind in range(graph.num_kinds)]
+        while any(map(len, ready)):
+            for kind, width in enumerate(widths):
+                batch, ready[kind] = ready[kind][:width], ready[kind][width:]
+                if not len(batch):
+                    continue
+                wave[batch] = now
+                followers = graph.followers(batch)
+                np.subtract.at(left, followers, 1)
+                free = followers[left[followers] == 0]
+                left[free] = -1  # an operation that waited for two of the batch comes once
+                free = _once(free)
+                if len(free) and free[-1] >= bound:
+                    later = np.append(later, free[free >= bound])
+                    free = free[free < bound]
+                for k in range(graph.num_kinds):
+                    new = free[graph.kinds[free] == k] if graph.num_kinds > 1 else free
+                    if len(new):
+                        ready[k] = np.sort(np.append(ready[k], new)) if len(ready[k]) else new
+            now += 1
+    return wave
+
+
+def _once(values: np.ndarray) -> np.ndarray:
+    """Ascending, each once."""
+    values = np.sort(values)
+    return values[np.append(True, values[1:] != values[:-1])] if len(values) else values
+
+
+def packed(waves: np.ndarray, num_waves: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of what is in each wave.
+
+    >>> packed(np.array([0, 1, 0]), 2)
+    (array([[ 0,  2],
+           [ 1, -1]]), array([0, 0, 1]))
+
+    Args:
+      waves: (N,) int, the wave of each.
+
+    Returns:
+      (num_waves, widest) int, which are in each wave, filled up with −1; and (N,) int, the place of each in
+      its row.
+    """
+    order = np.argsort(waves, kind="stable")
+    count = np.bincount(waves, minlength=num_waves)
+    place = np.empty(len(waves), int)
+    place[order] = np.arange(len(waves)) - np.repeat(np.cumsum(count) - count, count)
+    rows = np.full((num_waves, max(1, count.max(initial=0))), -1)
+    rows[waves, place] = np.arange(len(waves))
+    return rows, place
