@@ -231,11 +231,11 @@ def test_many_runs_and_many_networks_at_once():
     method, params, keys = make(), task.init(KEY), jax.random.split(KEY, 3)
 
     def run(key):
-        return rs.simulate(key, make(), params, num_steps=4, every=2, network=network).metrics["seconds"]
+        return rs.simulate(key, make(), params, num_steps=4, every=2, network=network)
 
     each = np.stack([seconds(key, network, method, params, num_steps=4, every=2) for key in keys])
-    np.testing.assert_allclose(jax.jit(jax.vmap(run))(keys), each, rtol=1e-14)
-    traces = jax.vmap(lambda key: rs.simulate(key, make(), params, num_steps=4, every=2))(keys)
+    traces = jax.jit(jax.vmap(run))(keys)
+    np.testing.assert_allclose(traces.metrics["seconds"], each, rtol=1e-14)
     dated = jax.vmap(lambda trace, key: trace.dated(network, key).metrics["seconds"])(traces, keys)
     np.testing.assert_allclose(dated, each, rtol=1e-14)
 
@@ -261,10 +261,10 @@ def test_curves_go_along_seconds():
     task, make = tiny()
     traces = [rs.simulate(jax.random.key(seed), make(), task.init(KEY), num_steps=6, every=2,
                           measure=task.measure, network=rs.timing.wan()) for seed in (1, 2)]  # fmt: skip
-    ax = rs.plot.curves({"D-PSGD": traces}, "loss", x="seconds")
-    along = np.stack([trace.metrics["seconds"] for trace in traces], -1)
-    np.testing.assert_allclose(ax.lines[-1].get_xdata(), along.mean((1, 2)))
-    np.testing.assert_allclose(ax.lines[3].get_xdata(), along[:, 1, 1])
+    ax = rs.plot.curves({"D-PSGD": traces}, "loss", x="seconds", band="lines")
+    along = np.concatenate([trace.metrics["seconds"] for trace in traces], 1)
+    np.testing.assert_allclose(ax.lines[-1].get_xdata(), along.mean(1))
+    np.testing.assert_allclose(ax.lines[9].get_xdata(), along[:, 9])
     assert ax.get_xlabel() == "seconds"
 
 
