@@ -6,7 +6,7 @@ from relaysim.topology import Topology, as_topology
 
 
 def check_connected(graph: Any) -> Topology:
-    """The graph, also one of networkx, connected and of two workers at least. Raises a ValueError otherwise."""
+    """The graph, of networkx too. Raises a ValueError unless it is connected, of two workers at least."""
     topology = as_topology("topology", graph)
     if not topology.is_connected:
         raise ValueError(f"topology {topology!r} is not connected: models would never meet")
