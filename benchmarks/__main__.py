@@ -17,6 +17,7 @@ from benchmarks import (
     floor,
     folded,
     loops,
+    methods,
     precision,
     stacked,
     tuning,
@@ -36,6 +37,7 @@ BENCHMARKS = {
     "tuning": tuning,
     "stacked": stacked,
     "asynchronous": asynchronous,
+    "methods": methods,
     "compiled": compiled,
 }
 

@@ -69,8 +69,8 @@ def main(old: Path, new: Path, tolerance: float | None) -> None:
     columns = ["benchmark", "case", "n", "d", "metric", "median_old", "median_new", "factor"]
     if len(found):
         print(found[columns].to_string(index=False, float_format="{:.4g}".format))
-    by = f"{tolerance:g} times" if tolerance else "is tolerated"
-    print(f"{len(found)} of {shared} numbers are worse by more than {by}")
+    limit = f"{tolerance:g} times" if tolerance else "is tolerated"
+    print(f"{len(found)} of {shared} numbers are worse by more than {limit}")
     sys.exit(len(found) > 0)
 
 

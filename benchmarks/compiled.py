@@ -87,9 +87,10 @@ def loop(method: rs.Algorithm, models: Any, device: Any, over: Any, count: int =
     key = jax.random.key(0)
     run = jax.eval_shape(partial(engine.begin, method), key, models)
     laid = run if not isinstance(over, NamedSharding) else jax.tree.map(partial(_lay, over, models), run)
-    made = program(steps, (method, count), key, run)
-    flat = SingleDeviceSharding(device) if laid is run else NamedSharding(over.mesh, P())
-    return made.compiled_for(platforms.platform(device), flat, key, laid)
+    made = program(steps, (method, count), key, laid, device.platform)
+    return made.compiled_for(
+        device.platform, SingleDeviceSharding(device) if laid is run else None, key, laid
+    )
 
 
 def _lay(over: NamedSharding, models: Any, leaf: Any) -> jax.ShapeDtypeStruct:
@@ -104,7 +105,7 @@ def facts(compiled: Any, platform: str) -> dict[str, float]:
     parts, temporaries = hlo.computations(text), compiled.memory_analysis().temp_size_in_bytes
     bodies = [(body, STEPS / trips) for body, trips in hlo.loops(text) if trips > 1]
     per_body = min((count for _, count in bodies), default=1)  # steps in the body of the loop over steps
-    if platform != "cuda":
+    if platform != "gpu":
         return {MOVED: compiled.cost_analysis()["bytes accessed"] / per_body, TEMPORARIES: temporaries}
     launched = [(kernel, count) for body, count in bodies for kernel in hlo.launched(body, parts)]
     return {
@@ -123,7 +124,7 @@ def measured(
     models = jax.ShapeDtypeStruct((n, d), jnp.float32)
     compiled = loop(method(grad, mixer, optax.sgd(0.1)), models, device, None)
     took = time.perf_counter() - begin
-    for metric, value in facts(compiled, platforms.platform(device)).items():
+    for metric, value in facts(compiled, device.platform).items():
         yield row(f"{platform}: {name}", n, d, metric, value / (1 if metric == KERNELS else 4 * n * d))
     yield row(f"{platform}: {name}", n, d, TOOK, took)
 

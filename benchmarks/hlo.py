@@ -12,10 +12,14 @@ KERNELS = ("fusion", "custom-call", "copy", "gather", "scatter", "reduce", "sort
 SHAPE = r"\((?:[^()]|\([^()]*\))*\)|\S+"  # a tuple, in which layouts may have parentheses of their own
 
 
+SCATTERED = r" (gather|scatter|reduce|reduce-window|dot|concatenate|pad|sort|custom-call|dynamic-\S+)\("
+"""Instructions by which a number that is written may come of more than one of an operand's."""
+
+
 class Kernel(NamedTuple):
     operation: str
     nbytes: int
-    """What it reads and writes, each operand counted once and whole."""
+    """What it reads and writes, each operand counted once, and whole but where a slice of it is all."""
 
 
 def nbytes(shapes: str) -> int:
@@ -38,26 +42,30 @@ def computations(text: str) -> dict[str, str]:
     return found
 
 
-def kernels(computation: str) -> Iterator[Kernel]:
+def kernels(computation: str, parts: dict[str, str]) -> Iterator[Kernel]:
     """Those that a computation of a program for GPUs launches by itself."""
     shapes = dict(re.findall(rf"%([\w.\-]+) = ({SHAPE}) \w", computation))
-    pattern = rf"%[\w.\-]+ = ({SHAPE}) ({'|'.join(KERNELS)})\(([^)]*)\)"
-    for out, operation, args in re.findall(pattern, computation):
-        operands = set(re.findall(r"%([\w.\-]+)", args))
-        yield Kernel(operation, nbytes(out) + sum(nbytes(shapes.get(name, "")) for name in operands))
+    pattern = rf"%[\w.\-]+ = ({SHAPE}) ({'|'.join(KERNELS)})\(([^)]*)\)(?:.*calls=%?([\w.\-]+))?"
+    for out, operation, args, called in re.findall(pattern, computation):
+        read = [nbytes(shapes.get(name, "")) for name in set(re.findall(r"%([\w.\-]+)", args))]
+        if operation == "fusion" and not re.search(SCATTERED, parts.get(called, " gather(")):
+            read = [min(size, nbytes(out)) for size in read]
+        yield Kernel(operation, nbytes(out) + sum(read))
 
 
 def loops(text: str) -> Iterator[tuple[str, int]]:
-    """(the body, how often it runs; 1 where that is not known) of each while loop."""
-    for line in text.splitlines():
-        if body := re.search(r" while\(.*body=%?([\w.\-]+)", line):
-            trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-            yield body[1], int(trips[1]) if trips else 1
+    """(the body, how often it runs) of each while loop; 1 where that is not known."""
+    parts = computations(text)
+    for condition, body, rest in re.findall(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)(.*)", text):
+        told = re.search(r'"known_trip_count":\{"n":"(\d+)"', rest)
+        bound = re.search(r"s32\[\]\S* constant\((\d+)\)", parts.get(condition, ""))
+        trips = told or bound
+        yield body, int(trips[1]) if trips else 1
 
 
 def launched(name: str, parts: dict[str, str]) -> Iterator[Kernel]:
     """The kernels of a computation, and of those that it calls (as XLA's recorded command buffers are)."""
-    yield from kernels(parts[name])
+    yield from kernels(parts[name], parts)
     for called in re.findall(r"(?: call\(.*to_apply=|async_computation=)%?([\w.\-]+)", parts[name]):
         if called in parts:
             yield from launched(called, parts)

@@ -17,10 +17,10 @@ import flax.linen as nn
 import numpy as np
 import optax
 
-from relaysim import algorithms, mixing, timing, topology
+from relaysim import algorithms, mixing, palette, timing, topology
 from relaysim.models import CNN, MLP, VGG11, Transformer, resnet20
 from relaysim.recipe import sgd
-from relaysim.tasks import Dataset, datasets, partition
+from relaysim.tasks import Dataset, datasets, partition, texts
 from relaysim.types import Algorithm, Key, Mixer
 
 DATASETS: dict[str, Callable[[str | None], Dataset]] = {
@@ -29,10 +29,13 @@ DATASETS: dict[str, Callable[[str | None], Dataset]] = {
     "mnist": datasets.mnist,
     "cifar10": datasets.cifar10,
     "topics": lambda folder: datasets.topics(),
+    "newsgroups": texts.newsgroups,
+    "reuters": texts.reuters,
 }
 """From the folder that holds the files, None for where the loader looks by itself."""
 
 WITHOUT_FILES = ("digits", "topics")
+TEXTS = ("topics", "newsgroups", "reuters")
 HANDED = ("digits", "mnist")
 """Images that mirrored would be others."""
 
@@ -74,6 +77,8 @@ TOPOLOGIES: dict[str, Callable[[int], Any]] = {
 
 
 class Method(NamedTuple):
+    """A method with what it usually goes with."""
+
     build: Callable[..., Algorithm]
     """(grad, mixer, optimizer) -> method"""
     mixer: Callable[..., Mixer]
@@ -92,24 +97,26 @@ _filled = partial(mixing.relay_sum, fill="last")
 _peers = mixing.one_peer_exponential
 _trees = "double-binary-trees"
 METHODS: dict[str, Method] = {
-    "relaysgd": Method(algorithms.relaysgd, _filled, _trees, "RelaySGD", "tab:blue"),
-    "relaysgd-grad": Method(algorithms.relaysgd_grad, mixing.relay_sum, _trees, "RelaySGD/Grad", "tab:cyan"),
-    "dpsgd": Method(algorithms.dpsgd, mixing.gossip, "ring", "D-PSGD", "tab:red"),
-    "d2": Method(algorithms.d2, mixing.gossip, "ring", "D²", "tab:green"),
+    "relaysgd": Method(algorithms.relaysgd, _filled, _trees, "RelaySGD", "#0173b2"),
+    "relaysgd-grad": Method(algorithms.relaysgd_grad, mixing.relay_sum, _trees, "RelaySGD/Grad", "#56b4e9"),
+    "dpsgd": Method(algorithms.dpsgd, mixing.gossip, "ring", "D-PSGD", "#d55e00"),
+    "d2": Method(algorithms.d2, mixing.gossip, "ring", "D²", "#029e73"),
     "exact-diffusion": Method(
-        algorithms.d2, partial(mixing.gossip, lazy=True), "ring", "exact diffusion", "tab:olive"
+        algorithms.d2, partial(mixing.gossip, lazy=True), "ring", "exact diffusion", "#7f7f00"
     ),
     "gradient-tracking": Method(
-        algorithms.gradient_tracking, mixing.gossip, "ring", "gradient tracking", "tab:purple"
+        algorithms.gradient_tracking, mixing.gossip, "ring", "gradient tracking", "#cc78bc"
     ),
     "quasi-global-momentum": Method(
-        _quasi_global, mixing.gossip, "ring", "D-PSGD + quasi-global momentum", "tab:brown", momentum=True
+        _quasi_global, mixing.gossip, "ring", "D-PSGD + quasi-global momentum", "#ca9161", momentum=True
     ),
     "sgp": Method(algorithms.push_sum, mixing.push, "exponential", "SGP, exponential graph", "goldenrod"),
     "sgp-one-peer": Method(algorithms.push_sum, _peers, "", "SGP, one peer", "sandybrown"),
-    "sgp-two-peers": Method(algorithms.push_sum, partial(_peers, rounds=2), "", "SGP", "tab:orange"),
+    "sgp-two-peers": Method(algorithms.push_sum, partial(_peers, rounds=2), "", "SGP", "#de8f05"),
     "allreduce": Method(algorithms.allreduce, mixing.all_reduce, "", "all-reduce", "0.4"),
 }
+
+palette.COLOURS.update({method.label: method.colour for method in METHODS.values()})
 
 OPTIMIZERS: dict[str, Callable[[float | optax.Schedule, float, float], optax.GradientTransformation]] = {
     "sgd": lambda rate, momentum, decay: sgd(rate, momentum=momentum, weight_decay=decay),

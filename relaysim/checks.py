@@ -2,13 +2,14 @@
 
 import math
 import sys
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from relaysim.types import Mixer
 
 
 def check_count(name: str, value: Any, least: int = 1, most: float = math.inf) -> int:
@@ -62,6 +63,20 @@ def check_key(name: str, key: Any) -> jax.Array:
     return key
 
 
+def check_mixer(mixer: Any) -> Mixer:
+    """The mixer."""
+    if not isinstance(mixer, Mixer):
+        raise ValueError(f"mixer is {shown(mixer)}, expected a way to communicate such as rs.relay_sum(tree)")
+    return mixer
+
+
+def check_draw(draw: Any, default: Callable) -> Callable:
+    """What draws random numbers, (key, step, shape) -> array: `draw`, or where it is None the default."""
+    if draw is not None and not callable(draw):
+        raise ValueError(f"draw is {shown(draw)}, expected a function (key, step, shape) -> array")
+    return default if draw is None else draw
+
+
 def check_gaps(num_steps: Any, every: Any) -> np.ndarray:
     """(R,) the steps before each record, where these are taken every so many steps, or at given ones."""
     num_steps = check_count("num_steps", num_steps)
@@ -83,24 +98,29 @@ def check_alike(name: str, value: Any, like: Any) -> Any:
 
     >>> check_alike("gradients", {"w": jnp.zeros((4, 3))}, {"w": jnp.ones((4, 2))})
     Traceback (most recent call last):
-    ValueError: gradients is {'w': 'float32[4,3]'}, expected {'w': 'float32[4,2]'}
+    ValueError: gradients is {w: float32[4,3]}, expected {w: float32[4,2]}
     """
     import chex  # slow to import
 
     try:
         chex.assert_trees_all_equal_shapes(value, like)
     except (AssertionError, AttributeError, TypeError, ValueError):  # chex tells at length
-        raise ValueError(f"{name} is {_kinds(value)}, expected {_kinds(like)}") from None
+        raise ValueError(f"{name} is {kinds(value)}, expected {kinds(like)}") from None
     return value
 
 
-def _kinds(pytree: Any) -> str:
-    """A pytree in a message: the types and shapes of its leaves."""
+def kinds(pytree: Any) -> str:
+    """A pytree in a message: the types and shapes of its leaves, in at most 150 signs.
+
+    >>> kinds({"b": 0.5, "w": jnp.zeros((4, 2))})
+    '{b: float, w: float32[4,2]}'
+    """
 
     def kind(leaf: Any) -> str:
         return jax.typeof(leaf).str_short() if hasattr(leaf, "shape") else type(leaf).__name__
 
-    return textwrap.shorten(str(jax.tree.map(kind, pytree)), 150)
+    told = str(jax.tree.map(kind, pytree)).replace("'", "")
+    return told if len(told) <= 150 else f"{told[:147]}…"
 
 
 def _is_integer(value: Any, least: int, most: float = math.inf) -> bool:

@@ -13,7 +13,8 @@ import click
 _PAPER = "relaysim.papers.relaysum"
 _FIGURES = {name: f"{_PAPER}.figure{name}" for name in ("2", "3", "5", "6", "9")}
 _FIGURES |= dict.fromkeys(("7", "8", "10"), f"{_PAPER}.heterogeneity")
-_FIGURES["scaling"] = "relaysim.studies.scaling"
+_FIGURES |= {name: f"relaysim.studies.{name}" for name in ("compressed", "scaling")}
+_STUDIES = ("adversaries", "btpp", "churn", "compressed", "rates", "scaling", "seconds", "stragglers")
 _TABLES = ("2", "topologies", "4", "5", "scaling")
 
 
@@ -102,7 +103,7 @@ def find_study(name: str) -> Any:
 )
 @_one_line
 def figure(name: str, out: Path, smoke: bool, seeds: int | None, published: Path | None) -> None:
-    """A figure of the RelaySum paper, or how steps grow with n (scaling): a tidy table and a picture."""
+    """A figure of the RelaySum paper, how steps grow with n (scaling), or compressed relays (compressed)."""
     from relaysim import io, plot
 
     if name != "2" and (seeds or published):
@@ -113,6 +114,26 @@ def figure(name: str, out: Path, smoke: bool, seeds: int | None, published: Path
     table = study.run(smoke, **({"seeds": seeds} if seeds else {}))
     click.echo(io.save_table(table, out / f"figure{name}.csv"))
     click.echo(plot.save(study.picture(table), out / f"figure{name}.png"))
+
+
+@app.command()
+@click.argument("name", type=click.Choice(_STUDIES))
+@_out("out/study")
+@click.option("--smoke", is_flag=True, help="Few and small problems.")
+@_one_line
+def study(name: str, out: Path, smoke: bool) -> None:
+    """A study of our own, as a tidy table and a picture: liars (adversaries), the public comparison of B-ary
+    tree push-pull with RelaySGD (btpp), workers that come and go (churn), compressed relays (compressed),
+    predicted rates beside measured ones (rates), many workers (scaling), seconds to accuracy (seconds), how
+    one slow step spreads (stragglers)."""
+    from relaysim import io, plot
+    from relaysim.compare import Comparison
+
+    module = import_module(f"relaysim.studies.{name}")
+    found = module.run(smoke)
+    table = found.summary if isinstance(found, Comparison) else found
+    click.echo(io.save_table(table, out / f"{name}.csv"))
+    click.echo(plot.save(module.picture(found), out / f"{name}.png"))
 
 
 @app.command()

@@ -6,7 +6,9 @@ of (n, ..., runs), or of (n, runs, ...) where the rows of a run are longer than 
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -16,6 +18,28 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 from relaysim.types import Array
+
+_target: ContextVar[str | None] = ContextVar("target", default=None)
+
+
+@contextmanager
+def compiling_for(platform: str | None) -> Iterator[None]:
+    """What is traced inside is compiled for that platform alone, or for any where that is None."""
+    token = _target.set(platform)
+    try:
+        yield
+    finally:
+        _target.reset(token)
+
+
+def by_platform(*args: Any, default: Callable, **branches: Callable) -> Any:
+    """`jax.lax.platform_dependent`: of these functions of `args` that for the platform ("cpu", "tpu").
+
+    Where it is known when this is traced, the arrays that the other functions close over are left out.
+    """
+    if platform := _target.get():
+        return branches.get(platform, default)(*args)
+    return jax.lax.platform_dependent(*args, default=default, **branches)
 
 
 def on_columns(function: Callable) -> Callable:
@@ -39,7 +63,7 @@ def on_columns(function: Callable) -> Callable:
         out = jax.tree.map(back, called(*laid), jax.eval_shape(function, *each))
         return out, jax.tree.map(lambda _: True, out)
 
-    return called
+    return _differentiable(called, function)
 
 
 def repeat(step: Callable[[Any], Any], times: int, carry: Any) -> Any:
@@ -78,7 +102,15 @@ def repeat(step: Callable[[Any], Any], times: int, carry: Any) -> Any:
         ]
         return out, of_leaves
 
-    return jax.tree.unflatten(treedef, called(closed.consts, leaves))
+    out = _differentiable(called, functools.partial(loop, once))(closed.consts, leaves)
+    return jax.tree.unflatten(treedef, out)
+
+
+def _differentiable(called: Callable, plain: Callable) -> Callable:
+    """`called`, with the derivatives of the same function without a rule for vmap, which has no transpose."""
+    function = jax.custom_jvp(called)
+    function.defjvp(lambda given, directions: jax.jvp(plain, given, directions))
+    return function
 
 
 def scan(body: Callable, carry: Any, xs: Any, length: int, *, in_pairs: bool) -> tuple[Any, Any]:
@@ -89,7 +121,7 @@ def scan(body: Callable, carry: Any, xs: Any, length: int, *, in_pairs: bool) ->
 
     if not in_pairs or length == 1:
         return scanned(1)(carry, xs)
-    return jax.lax.platform_dependent(carry, xs, cpu=scanned(1), default=scanned(2))
+    return by_platform(carry, xs, cpu=scanned(1), tpu=scanned(1), default=scanned(2))
 
 
 def repeated(step: Callable[[Any], Any], times: int | Array, carry: Any) -> Any:
@@ -111,7 +143,7 @@ def repeated(step: Callable[[Any], Any], times: int | Array, carry: Any) -> Any:
             return step(carry) if times % 2 else carry
         return jax.lax.fori_loop(0, times % 2, lambda _, carry: step(carry), carry)
 
-    return jax.lax.platform_dependent(carry, cpu=one_by_one, default=in_turn)
+    return by_platform(carry, cpu=one_by_one, tpu=one_by_one, default=in_turn)
 
 
 def settled(x: Any) -> Any:
@@ -125,7 +157,7 @@ def settled(x: Any) -> Any:
         with set_xla_metadata(inlineable="false"):
             return _same(x)
 
-    return on_columns(lambda x: jax.lax.platform_dependent(x, cpu=stay, default=lambda x: x))(x)
+    return on_columns(lambda x: by_platform(x, cpu=stay, default=lambda x: x))(x)
 
 
 @jax.jit

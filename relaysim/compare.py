@@ -82,6 +82,14 @@ class Comparison:
     trials: list[dict[str, Any]]
     """What the search tried."""
 
+    def __repr__(self) -> str:
+        tasks, methods = (len(set(names)) for names in zip(*self.rates, strict=True))
+        runs = f"{methods} methods on {tasks} tasks, {len(self.rows)} runs"
+        return f"Comparison({self.metric!r}, {runs}: see .summary, .table and .plot())"
+
+    def _repr_html_(self) -> str:
+        return self.summary.to_html(index=False, float_format="{:.4g}".format)
+
     @property
     def table(self) -> "pd.DataFrame":
         """A row a run: task, method, seed, learning_rate, steps, diverged (the step, or −1), worker (that was
@@ -195,7 +203,7 @@ def compare(
         interruption, also with more seeds; other settings are refused. That the functions are the same is up
         to the caller.
       about: what else should be written down with the settings and be the same, names and numbers.
-      progress: show a bar of runs.
+      progress: show a bar of the runs that are done, those of the searches too, and which is going on.
 
     The seeds of a method on a task are one program where their tasks can be stacked; large models, which
     tasks compute one after the other, are run one by one. Each method is compiled once for all tasks of the
@@ -219,7 +227,7 @@ def compare(
     def study(name: str) -> dict[str, float]:
         train, found = _trainer(methods[name], num_steps, every, until, network), {}
         for task in tasks:
-            cell = _Cell(kept, metric, mode, train, functools.partial(draw, task), task, name)
+            cell = _Cell(kept, metric, mode, train, functools.partial(draw, task), task, name, bar)
             found[task] = known[task, name] if known else _climb(cell, how)
             cell.run(found[task], seeds)
             bar.update(len(seeds))
@@ -251,11 +259,14 @@ class _Cell(NamedTuple):
     """seed -> task"""
     task: str
     method: str
+    bar: Any
+    """Of the runs, which says what is going on."""
 
     def run(self, rate: float, seeds: Sequence[int]) -> None:
         """The runs that are not there yet."""
         what = {"kind": "run", "task": self.task, "method": self.method, "learning_rate": rate}
         missing = [seed for seed in seeds if self.kept.find(**what, seed=seed) is None]
+        self.bar.set_postfix_str(f"{self.method}, {self.task}")
         tasks = [self.draw(seed) for seed in missing]
         for seed, trace in zip(missing, self.train(tasks, missing, rate), strict=True):
             self.kept.add(**what, **self._told(seed, trace))
@@ -265,12 +276,15 @@ class _Cell(NamedTuple):
         what = {"kind": "trial", "task": self.task, "method": self.method, "learning_rate": rate}
         row = self.kept.find(**what)
         if row is None:
+            self.bar.set_postfix_str(f"{self.method}, {self.task}: trying {rate:g}")
+            self.bar.total += len(seeds)
             held = [
                 task.held_back() if hasattr(task, "held_back") else task for task in map(self.draw, seeds)
             ]
             runs = [self._told(s, t) for s, t in zip(seeds, self.train(held, list(seeds), rate), strict=True)]
             value = float(np.mean([run[self.metric] for run in runs]))
             row = self.kept.add(**what, **{self.metric: value})
+            self.bar.update(len(seeds))
         value = row[self.metric] if self.mode == "max" else -row[self.metric]
         return -math.inf if math.isnan(value) else value
 

@@ -21,6 +21,9 @@ class RunState(NamedTuple):
     broken: Array
     """(n,) int32, the steps taken when each worker was first seen not to be finite, −1 if it never was."""
 
+    def __repr__(self) -> str:
+        return f"RunState(step {self.step}, {type(self.method).__name__}, {len(self.broken)} workers)"
+
 
 class Taken(NamedTuple):
     """What some steps told."""
@@ -37,9 +40,17 @@ def begin(algorithm: Algorithm, key: Key, params: Stacked) -> RunState:
     return RunState(jnp.zeros((), jnp.int32), algorithm.init(key, params), never)
 
 
-def advance(algorithm: Algorithm, key: Key, run: RunState, steps: int | Array) -> tuple[RunState, Taken]:
-    """Take so many steps. Step t gets `fold_in(key, t)`, so that how many are taken at once changes
-    nothing."""
+def nothing(algorithm: Algorithm, key: Key, run: RunState) -> Taken:
+    """What no steps tell."""
+    _, info = jax.eval_shape(algorithm.step, key, run.step, run.method)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), Taken(*info))
+
+
+def advance(
+    algorithm: Algorithm, key: Key, run: RunState, steps: int | Array, taken: Taken | None = None
+) -> tuple[RunState, Taken]:
+    """Take so many steps, on top of what was taken. Step t gets `fold_in(key, t)`, so that how many are taken
+    at once changes nothing."""
 
     def step(carry: tuple[RunState, Taken]) -> tuple[RunState, Taken]:
         run, taken = carry
@@ -47,11 +58,10 @@ def advance(algorithm: Algorithm, key: Key, run: RunState, steps: int | Array) -
         broken = _seen(run, jnp.isfinite(info.loss))
         return RunState(run.step + 1, state, broken), Taken(taken.loss + info.loss, info.metrics)
 
-    _, info = jax.eval_shape(algorithm.step, key, run.step, run.method)
-    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), Taken(*info))
+    carry = run, nothing(algorithm, key, run) if taken is None else taken
     if isinstance(steps, int):
-        return repeat(step, steps, (run, nothing))
-    return repeated(step, steps, (run, nothing))
+        return repeat(step, steps, carry)
+    return repeated(step, steps, carry)
 
 
 def silent(algorithm: Algorithm) -> Algorithm:

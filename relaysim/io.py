@@ -51,7 +51,11 @@ def unstack(traces: Trace) -> list[Trace]:
 
 
 def save_table(table: "pd.DataFrame", path: Path | str) -> Path:
-    """Write a table as .csv or .parquet (the latter needs pyarrow).
+    """Write a table as .csv, .md (Markdown), .tex (LaTeX, for booktabs) or .parquet, which needs pyarrow.
+
+    >>> import pandas as pd
+    >>> save_table(pd.DataFrame({"method": ["D²"], "steps": [3]}), "out/steps.md").read_text()
+    '| method   |   steps |\\n|:---------|--------:|\\n| D²       |       3 |\\n'
 
     Raises:
       ValueError: for another ending.
@@ -60,7 +64,9 @@ def save_table(table: "pd.DataFrame", path: Path | str) -> Path:
     path = Path(path)
     writers = {
         ".csv": lambda p: table.to_csv(p, index=False),
+        ".md": lambda p: p.write_text(table.to_markdown(index=False) + "\n"),
         ".parquet": lambda p: table.to_parquet(p, index=False),
+        ".tex": lambda p: table.to_latex(p, index=False, escape=True, float_format="%.4g"),
     }
     if path.suffix not in writers:
         raise ValueError(f"path is {path}, expected an ending out of {', '.join(writers)}")

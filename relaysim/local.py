@@ -1,5 +1,6 @@
 """What a worker does by itself: take the gradient of its own loss, turn it into an update."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,16 +19,31 @@ class PerWorker(optax.GradientTransformationExtraArgs):
     """An optax transformation of stacked pytrees, which does the same to each worker apart."""
 
 
-def per_worker(optimizer: optax.GradientTransformation) -> PerWorker:
+def per_worker(
+    optimizer: optax.GradientTransformation | Callable[..., optax.GradientTransformation], **settings: Any
+) -> PerWorker:
     """Apply an optax transformation to each worker apart: its state and its norms are the worker's own.
 
     Without it, a transformation that looks at a whole pytree (`optax.clip_by_global_norm`) would see the
     stacked models of all workers as one. One that draws random numbers (`optax.add_noise`) draws each
     worker's own. Extra arguments of `update` are passed on: arrays are each worker's, functions all workers'.
 
+    With settings each worker's optimizer is built with its own:
+
+    >>> optimizer = per_worker(optax.sgd, learning_rate=[0.1, 0.2, 0.4], momentum=0.9)
+    >>> updates, state = optimizer.update(jnp.ones((3, 1)), optimizer.init(jnp.ones((3, 1))))
+    >>> updates.ravel()
+    Array([-0.1, -0.2, -0.4], dtype=float32)
+
+    Args:
+      optimizer: an optax transformation; or, with settings, a function that makes one, such as `optax.sgd`.
+      settings: of that function. Lists and arrays (n, ...) hold one for each worker, all else is for all.
+
     Raises:
-      ValueError: where `optimizer` is not an optax transformation.
+      ValueError: where `optimizer` is not an optax transformation, or a setting has not one for each worker.
     """
+    if settings:
+        return _built_per_worker(optimizer, settings)
     if isinstance(optimizer, PerWorker):
         return optimizer
     if not isinstance(optimizer, optax.GradientTransformation):
@@ -46,6 +62,35 @@ def per_worker(optimizer: optax.GradientTransformation) -> PerWorker:
         return jax.vmap(lambda g, s, p, own: of_one.update(g, s, p, **own, **shared))(
             updates, state, params, own
         )
+
+    return PerWorker(init, update)
+
+
+def _built_per_worker(build: Any, settings: dict[str, Any]) -> PerWorker:
+    """The settings lie in the state, (n, ...) as the rest of it."""
+    own = {k: jnp.asarray(v) for k, v in settings.items() if isinstance(v, list | np.ndarray | jax.Array)}
+    own = {name: values for name, values in own.items() if values.ndim}
+    build = functools.partial(build, **{name: v for name, v in settings.items() if name not in own})
+
+    def of_one(own: dict[str, Any]) -> optax.GradientTransformationExtraArgs:
+        return optax.with_extra_args_support(build(**own))
+
+    def init(params: Stacked) -> tuple:
+        n = len(jax.tree.leaves(params)[0])
+        for name, values in own.items():
+            if len(values) != n:
+                raise ValueError(f"{name} has shape {values.shape}, expected one for each one of {n} workers")
+        states = jax.vmap(lambda own, x: of_one(own).init(x))(own, params)
+        return own, jax.tree.map(lambda leaf: _of_worker(leaf, jnp.arange(n)), states)
+
+    def update(updates: Stacked, state: tuple, params: Stacked | None = None, **extra: Any) -> tuple:
+        own, states = state
+        shared = {name: value for name, value in extra.items() if callable(value)}
+        each = {name: value for name, value in extra.items() if name not in shared}
+        u, states = jax.vmap(lambda o, g, s, p, each: of_one(o).update(g, s, p, **each, **shared))(
+            own, updates, states, params, each
+        )
+        return u, (own, states)
 
     return PerWorker(init, update)
 
@@ -84,6 +129,21 @@ class LocalUpdate(NamedTuple):
         state, g, info = self.gradient(step, state, params)
         state, u = self.apply(step, state, g, params, info)
         return state, u, info
+
+    def several(
+        self, step: Array, state: LocalState, params: Stacked, steps: int, drift: Stacked | None = None
+    ) -> tuple[LocalState, Stacked, Info]:
+        """(state, x_K, info) after K steps x_{k+1} = x_k + u_k + drift, each with a batch of its own, that of
+        step t K + k. The loss is the mean over the K steps."""
+
+        def one(carry: tuple, k: Array) -> tuple[tuple, Array]:
+            s, x = carry
+            s, u, info = self.update(step * steps + k, s, x)
+            moved = tree.add(x, u)
+            return (s, moved if drift is None else tree.add(moved, drift)), info.loss
+
+        (state, x), losses = jax.lax.scan(one, (state, params), jnp.arange(steps))
+        return state, x, Info(losses.mean(0))
 
 
 class LocalSteps(NamedTuple):
@@ -126,13 +186,8 @@ def local_steps(grad: Grad, optimizer: optax.GradientTransformation, steps: int)
         return local.init(jax.random.key(0), params)._replace(key=())
 
     def step(key: Key, t: Array, s: LocalState, params: Stacked) -> tuple[LocalState, Array, Stacked]:
-        def one(carry: tuple, k: Array) -> tuple[tuple, Array]:
-            s, x = carry
-            s, u, info = local.update(t * steps + k, s, x)
-            return (s, tree.add(x, u)), info.loss
-
-        (s, x), losses = jax.lax.scan(one, (s._replace(key=key), params), jnp.arange(steps))
-        return s._replace(key=()), losses.mean(0), tree.sub(params, x)
+        s, x, info = local.several(t, s._replace(key=key), params, steps)
+        return s._replace(key=()), info.loss, tree.sub(params, x)
 
     return LocalSteps(init, step)
 
@@ -150,9 +205,8 @@ def local_update(grad: Grad | LocalSteps, optimizer: optax.GradientTransformatio
     Raises:
       ValueError: where `grad` cannot be called or `optimizer` is not an optax transformation.
     """
-    if not callable(grad) and not isinstance(grad, LocalSteps):
-        what = f"grad is {grad!r}, expected a function (key, step, params) -> (losses, gradients)"
-        raise ValueError(f"{what}, such as {type(grad).__name__}'s grad" if hasattr(grad, "grad") else what)
+    if not isinstance(grad, LocalSteps):
+        check_grad(grad)
     optimizer = per_worker(optimizer)
     of = grad if isinstance(grad, LocalSteps) else LocalSteps(lambda x: (), _without_memory(grad))
 
@@ -171,6 +225,13 @@ def local_update(grad: Grad | LocalSteps, optimizer: optax.GradientTransformatio
         return s._replace(opt=opt), u
 
     return LocalUpdate(init, gradient, apply)
+
+
+def check_grad(grad: Any) -> None:
+    """Raise a ValueError where `grad` cannot be called."""
+    if not callable(grad):
+        what = f"grad is {grad!r}, expected a function (key, step, params) -> (losses, gradients)"
+        raise ValueError(f"{what}, such as {type(grad).__name__}'s grad" if hasattr(grad, "grad") else what)
 
 
 def _without_memory(grad: Grad) -> Callable[[Key, Array, Any, Stacked], tuple[Any, Array, Stacked]]:

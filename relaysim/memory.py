@@ -1,6 +1,7 @@
 """Memory: what a run needs, and what there is."""
 
 import math
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,14 @@ class Memory(NamedTuple):
         lines = {**self.parts, "total": self.total}
         width = max(map(len, lines))
         return "\n".join(f"{name:{width}}  {human(size):>10}" for name, size in lines.items())
+
+    def __repr__(self) -> str:
+        return f"Memory({human(self.total)} in {len(self.parts)} parts: print it for a table)"
+
+    def _repr_html_(self) -> str:
+        lines = {**self.parts, "total": self.total}.items()
+        rows = [f"<tr><td>{escape(name)}</td><td>{human(size)}</td></tr>" for name, size in lines]
+        return f"<table><tr><th>part</th><th>memory</th></tr>{''.join(rows)}</table>"
 
 
 def nbytes(pytree: Any) -> int:

@@ -24,8 +24,6 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 """
 }
 """What XLA wants to know of a GPU (its `GpuTargetConfigProto`)."""
-PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "tpu": "tpu"}
-"""What programs are lowered for, from what a device says that it is."""
 
 
 class NotInstalled(RuntimeError):
@@ -91,8 +89,3 @@ def _tpus(name: str) -> list[Any]:
 
 def _missing(name: str, extra: str) -> str:
     return f"to compile for {name}, install the extra {extra}: pip install 'relaysim[{extra}]'"
-
-
-def platform(device: Any) -> str:
-    """For `lowering_platforms`."""
-    return PLATFORMS[device.platform]

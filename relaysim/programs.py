@@ -7,11 +7,18 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
+from relaysim.columns import compiling_for
+
 _programs: WeakKeyDictionary = WeakKeyDictionary()
 """The compiled programs of each algorithm, for as long as its step function lives."""
+
+
+LOWERED = {"gpu": "cuda"}
+"""What a platform's programs are lowered for, where that has another name."""
 
 
 class Program(NamedTuple):
@@ -35,38 +42,42 @@ class Program(NamedTuple):
         """The XLA program for devices that may be described ones (see `platforms`).
 
         Args:
-          platform: of the devices, such as "cpu", "cuda" or "tpu".
-          over: a sharding on these devices, which all arrays have that come without one.
+          platform: of the devices, as for `program`.
+          over: a sharding on these devices, for all arrays that come without one; XLA's choice if None.
         """
         args = jax.tree.map(functools.partial(_lying, over), (self.closed_over, kept, jax.tree.leaves(given)))
-        return self.run.trace(*args).lower(lowering_platforms=(platform,)).compile()
+        return self.run.trace(*args).lower(lowering_platforms=(LOWERED.get(platform, platform),)).compile()
 
 
-def program(fun: Callable, static: tuple, kept: Any, given: Any) -> Program:
+def program(fun: Callable, static: tuple, kept: Any, given: Any, platform: str | None = None) -> Program:
     """fun(*static, kept, given), compiled once for each `static` and shape of the rest; given is given away.
 
     The arrays that an algorithm closes over (problems, data, graphs) become arguments of the program: jit
     would write them into its text as constants. The program is kept as long as the algorithm, which is the
     first of `static`, unless that closes over traced values, which must not outlive their trace. Functions
     among the others are the same where they are written alike, as a lambda is in a cell that is run again.
+    It is for the platform where `given` lies, if no other is named.
     """
     algorithm, *others = static
     programs = _programs.setdefault(algorithm.step, {})
     leaves, treedef = jax.tree.flatten(given)
-    given_traced = is_traced(leaves)  # under vmap or jit: nothing can be given away
+    given_traced = is_traced((kept, leaves))  # under vmap or jit: nothing can be given away
     own = (algorithm.init, algorithm.params)  # but not its step, which would then never be freed
     kinds = jax.tree.structure(kept), treedef, tuple(map(jax.typeof, [*jax.tree.leaves(kept), *leaves]))
-    signature = (fun, own, tuple(map(_told, others)), given_traced, *kinds)
+    platform = None if given_traced else platform or _platform(leaves)
+    signature = (fun, own, tuple(map(_told, others)), given_traced, platform, *kinds)
     if signature in programs:
         return programs[signature]
-    closed, outputs = jax.make_jaxpr(functools.partial(fun, *static), return_shape=True)(kept, given)
+    with compiling_for(platform):
+        closed, outputs = jax.make_jaxpr(functools.partial(fun, *static), return_shape=True)(kept, given)
     traced = is_traced(closed.consts)
 
     def run(consts: list, kept: Any, leaves: list) -> list:
         return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))(*jax.tree.leaves(kept), *leaves)
 
     donated = () if traced or given_traced else 2
-    made = Program(jax.jit(run, donate_argnums=donated), closed.consts, outputs, tuple(others))
+    consts = closed.consts if platform in (None, "cpu") else jax.tree.map(jnp.asarray, closed.consts)
+    made = Program(jax.jit(run, donate_argnums=donated), consts, outputs, tuple(others))
     if not traced:
         programs[signature] = made
     return made
@@ -75,6 +86,12 @@ def program(fun: Callable, static: tuple, kept: Any, given: Any) -> Program:
 def _lying(over: Any, leaf: Any) -> jax.ShapeDtypeStruct:
     own = leaf.sharding if isinstance(leaf, jax.ShapeDtypeStruct) else None
     return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=own or over)
+
+
+def _platform(leaves: list) -> str:
+    laid = [leaf.sharding for leaf in leaves if getattr(leaf, "sharding", None) is not None]
+    devices = laid[0].device_set if laid else jax.devices()
+    return next(iter(devices)).platform
 
 
 def is_traced(pytree: Any) -> bool:

@@ -1,6 +1,6 @@
 """Running a method: steps inside records inside one compiled program."""
 
-import functools
+import contextlib
 import inspect
 import itertools
 import math
@@ -13,23 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.tree_util import GetAttrKey
-from tqdm.auto import tqdm
 
 from relaysim import checkpoint as checkpoints
 from relaysim import engine
 from relaysim.checkpoint import Checkpoint
-from relaysim.checks import check_gaps, check_key
-from relaysim.columns import scan, settled
-from relaysim.engine import RunState, Taken
+from relaysim.checks import check_gaps, check_key, kinds
+from relaysim.columns import settled
+from relaysim.engine import RunState
 from relaysim.memory import Memory, check_room, nbytes
 from relaysim.programs import Program, is_traced, program
+from relaysim.progress import Bar
+from relaysim.records import Measure, Record, advance, watched
 from relaysim.sharding import fetch, lies_over, spread
 from relaysim.timing import Network, Traffic, check_network, dates, traffic
 from relaysim.types import Algorithm, Array, Key, Stacked, sent
-
-Record = dict[str, Any]
-Measure = Callable[..., Record]
-"""params -> arrays by name, or (params, the method's state) -> arrays by name."""
 
 
 class Divergence(NamedTuple):
@@ -98,6 +95,13 @@ class Trace(NamedTuple):
         seconds, waited = dates(key, network, self.traffic, self.steps)
         return self._replace(metrics=self.metrics | {"seconds": seconds, "waited": waited})
 
+    def __repr__(self) -> str:
+        told = f"{len(self.steps)} records to step {self.steps[-1]}, models {kinds(self.params)}"
+        metrics = ", ".join(f"{name} {np.shape(values)}" for name, values in self.metrics.items())
+        step, worker = (kinds(number) if np.ndim(number) else str(number) for number in self.divergence)
+        broke = f", diverged at step {step} (worker {worker})" if step != "-1" else ""
+        return f"Trace({told}{broke}; metrics {metrics})"
+
 
 def simulate(
     key: Key,
@@ -122,7 +126,8 @@ def simulate(
     >>> import optax, relaysim as rs
     >>> task = rs.tasks.random_quadratics(jax.random.key(0), 8, 5)
     >>> method = rs.relaysgd(task.grad, rs.relay_sum(rs.topology.chain(8)), optax.sgd(0.3))
-    >>> run = functools.partial(rs.simulate, jax.random.key(1), method, every=10, measure=task.measure)
+    >>> from functools import partial
+    >>> run = partial(rs.simulate, jax.random.key(1), method, every=10, measure=task.measure)
     >>> trace = run(task.init(jax.random.key(2)), num_steps=1000, until=lambda r: r["suboptimality"] < 1e-6)
     >>> more = run(state=trace.state, num_steps=20)
     >>> more.steps - trace.num_steps
@@ -143,7 +148,8 @@ def simulate(
         never stopped, bit for bit; `params` is then not needed, and `num_steps` are further steps.
       callback: is called with (step, record) on the host, as the records come, which are then made one call
         at a time. Not under vmap and jit.
-      progress: show a progress bar, with this name if it is a string; as for `callback`.
+      progress: show a bar of the steps that are done, their speed and the time that is left, and the mean of
+        a metric over the workers if this is its name, such as "accuracy". Not under vmap and jit.
       checkpoint: where to write down every so many steps what was done, so that a run that was killed and is
         started again with the same arguments and `resume=True` ends as if nothing had happened, bit for bit.
         What it is checked against is the key, the numbers of steps, the first models and the shapes of all
@@ -176,11 +182,11 @@ def simulate(
     else:
         shapes = given = jax.tree.map(jnp.array, state)
 
-    def advance(num_records: int) -> Program:
+    def piece(num_records: int) -> Program:
         static = (algorithm, measure, until, every if np.ndim(every) == 0 else 0, num_records)
-        return program(_advance, static, (run_key, _gaps_of(every, gaps[:num_records])), shapes)
+        return program(advance, static, (run_key, _gaps_of(every, gaps[:num_records])), shapes)
 
-    whole = advance(len(gaps))
+    whole = piece(len(gaps))
     traced = is_traced((key, given, whole.closed_over))
     if traced and callback:
         raise ValueError("callback is given under vmap or jit, expected a run by itself")
@@ -198,26 +204,22 @@ def simulate(
                 stopped = until is not None and bool(until(jax.tree.map(lambda values: values[-1], done)))
         between = checkpoint.every // gaps[0] if checkpoint else 0
         at_once = 1 if (progress or callback) and not traced else math.gcd(len(gaps), between, made)
-        go_on = advance(at_once)
-        bar = tqdm(
-            total=int(gaps.sum()),
-            initial=int(gaps[:made].sum()),
-            desc=progress if isinstance(progress, str) else None,
-            disable=not progress or traced,
-            unit="step",
-        )
-        with bar:
+        with contextlib.ExitStack() as stack:
+            if progress and not traced:
+                metric = _shown(progress, whole)
+                bar = stack.enter_context(Bar(int(gaps.sum()), int(gaps[:made].sum()), metric))
+                go_on = watched(bar, algorithm, measure, until, run_key, shapes)
+            else:
+                compiled = piece(at_once)
+                go_on = lambda chunk, carry: compiled((run_key, _gaps_of(every, chunk)), carry)  # noqa: E731
             while made < len(gaps) and not stopped:
                 chunk = gaps[made : made + at_once]
-                carry, record, count, stop = go_on((run_key, _gaps_of(every, chunk)), carry)
+                carry, record, count, stop = go_on(chunk, carry)
                 if until is None or traced:
                     count, stop = at_once, False
                 count, stopped = int(count), bool(stop)
                 records.append(record if count == at_once else jax.tree.map(lambda v, c=count: v[:c], record))
                 made += count
-                if progress and not traced:
-                    jax.block_until_ready(record)  # or the bar would be ahead of the run
-                bar.update(int(chunk[:count].sum()))
                 if callback:
                     callback(
                         first + int(gaps[:made].sum()), fetch(jax.tree.map(lambda values: values[0], record))
@@ -280,15 +282,15 @@ def estimate_memory(
     start = program(_begin, (algorithm, lies_over(params)), key, params)
     laid = jax.tree.unflatten(jax.tree.structure(start.outputs), start.compiled(key, params).output_shardings)
     carry = jax.tree.map(_shape, start.outputs, laid)
-    advance = program(_advance, (algorithm, measured(measure), None, every, num_records), (key, None), carry)
-    needs = advance.compiled((key, None), carry).memory_analysis()
+    run = program(advance, (algorithm, measured(measure), None, every, num_records), (key, None), carry)
+    needs = run.compiled((key, None), carry).memory_analysis()
     parts = {"given": nbytes(params)}
     for path, leaf in jax.tree.leaves_with_path(carry.method):
         fields = itertools.takewhile(lambda entry: isinstance(entry, GetAttrKey), path[:2])
         name = "state" + jax.tree_util.keystr(tuple(fields))
         parts[name] = parts.get(name, 0) + nbytes(leaf)
-    parts["data"] = nbytes(advance.closed_over)
-    parts["records"] = nbytes(advance.outputs[1])
+    parts["data"] = nbytes(run.closed_over)
+    parts["records"] = nbytes(run.outputs[1])
     parts["temporaries"] = needs.temp_size_in_bytes
     return Memory(parts)
 
@@ -303,77 +305,22 @@ def _begin(algorithm: Algorithm, over: NamedSharding | None, key: Key, params: S
     return run if over is None else spread(run, over, algorithm.num_workers)
 
 
-def _advance(
-    algorithm: Algorithm,
-    measure: Measure,
-    until: Callable[[Record], Array] | None,
-    every: int,
-    num_records: int,
-    kept: tuple[Key, Array | None],
-    run: RunState,
-) -> tuple[RunState, Record, Array, Array]:
-    """The next records, each after `every` steps, or after those that come with the key.
-
-    Returns (state, records, how many of these there are, whether `until` is satisfied).
-    """
-    key, gaps = kept
-
-    def see(run: RunState, taken: Taken, steps: int | Array) -> tuple[RunState, Record]:
-        run, params = engine.look(algorithm, run)
-        record = {"loss": taken.loss / jnp.asarray(steps, taken.loss.dtype), **taken.metrics}
-        return run, united(record, measure(params, run.method))
-
-    def record(run: RunState, gap: Array | None) -> tuple[RunState, Record]:
-        steps = every if gap is None else gap
-        return see(*engine.advance(algorithm, key, run, steps), steps)
-
-    if until is None:
-        run, records = scan(record, run, gaps, num_records, in_pairs=every % 2 == 1)
-        return run, records, jnp.asarray(num_records), jnp.asarray(False)
-
-    def gap(step: Array, memory: tuple[Record, Array, Array]) -> int | Array:
-        return every if gaps is None else gaps[memory[1]]
-
-    def seen(run: RunState, taken: Taken, memory: tuple[Record, Array, Array]) -> Any:
-        records, count, _ = memory
-        run, record = see(run, taken, gap(run.step, memory))
-        records = jax.tree.map(lambda all, one: all.at[count].set(one), records, record)
-        return run, (records, count + 1, _stops(until, record))
-
-    def go_on(memory: tuple[Record, Array, Array]) -> Array:
-        return (memory[1] < num_records) & ~memory[2]
-
-    _, one = jax.eval_shape(record, run, None if gaps is None else gaps[0])
-    blank = jax.tree.map(functools.partial(_blank, num_records), one)
-    memory = blank, jnp.asarray(0), jnp.asarray(False)
-    run, memory = engine.watch(algorithm, key, run, memory, gap=gap, see=seen, go_on=go_on)
-    return run, *memory
-
-
-def _blank(length: int, leaf: Any) -> Array:
-    empty = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.floating) else 0
-    return jnp.full((length, *leaf.shape), empty, leaf.dtype)
-
-
-def united(record: Record, measured: Any) -> Record:
-    if not isinstance(measured, dict) or not all(isinstance(name, str) for name in measured):
-        raise ValueError(f"measure returned {measured!r}, expected a dict of arrays by name")
-    if twice := sorted(record.keys() & measured.keys()):
-        raise ValueError(
-            f"measure returned {twice[0]!r}, which the method records already: expected another name"
-        )
-    return {**record, **{name: jnp.asarray(values) for name, values in measured.items()}}
-
-
-def _stops(until: Callable[[Record], Array], record: Record) -> Array:
-    stop = jnp.asarray(until(record))
-    if stop.shape != () or stop.dtype != bool:
-        raise ValueError(f"until returned {stop.dtype} of shape {stop.shape}, expected one boolean")
-    return stop
-
-
 def _joined(records: list[Record]) -> Record:
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts) if len(parts) > 1 else parts[0], *records)
+    """One after the other; on the host, since XLA would take its time over so many."""
+    if len(records) == 1:
+        return records[0]
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *fetch(records))
+
+
+def _shown(progress: bool | str, whole: Program) -> str | None:
+    """The metric to show on the bar."""
+    if isinstance(progress, bool):
+        return None
+    records = whole.outputs[1]
+    if progress not in records:
+        names = ", ".join(map(repr, sorted(records)))
+        raise ValueError(f"progress is {progress!r}, expected True, or the name of a metric: {names}")
+    return progress
 
 
 def first_broken(broken: Array) -> Divergence:
@@ -456,7 +403,7 @@ def _check_options(
         if function is not None and not callable(function):
             raise ValueError(f"{name} is {function!r}, expected a function of {takes}")
     if not isinstance(progress, bool | str):
-        raise ValueError(f"progress is {progress!r}, expected True, False or a name")
+        raise ValueError(f"progress is {progress!r}, expected True, False or the name of a metric")
     if checkpoint is not None:
         if not isinstance(checkpoint, Checkpoint):
             raise ValueError(f"checkpoint is {checkpoint!r}, expected rs.Checkpoint(folder, every)")

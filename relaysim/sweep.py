@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from tqdm.auto import tqdm
 
 from relaysim import io
-from relaysim.checks import check_count
+from relaysim.checks import check_count, shown
 from relaysim.sharding import check_mesh, fetch
 from relaysim.simulate import Trace
 
@@ -60,15 +60,15 @@ def sweep(
       which is the first.
 
     Raises:
-      ValueError: where there is no axis, or one has no choices, or `together` is not positive, or `mesh` is
-        none of `AxisType.Auto`.
+      ValueError: where there is no axis, or one has no choices or holds strings, or `together` is not
+        positive, or `mesh` is not of `AxisType.Auto`.
     """
     import pandas as pd  # slow to import
 
     check_count("together", together)
     if not axes:
         raise ValueError("axes are missing, expected one or more such as learning_rate=[0.1, 0.2]")
-    values = {name: jax.tree.map(jnp.asarray, _stacked(axis)) for name, axis in axes.items()}
+    values = {name: jax.tree.map(jnp.asarray, _stacked(name, axis)) for name, axis in axes.items()}
     sizes = {name: _size(name, axis) for name, axis in values.items()}
     places = np.array(list(itertools.product(*map(range, sizes.values()))))
 
@@ -148,8 +148,11 @@ def best(
     return (ranked.groupby(within, sort=True).head(1) if within else ranked.head(1)).reset_index(drop=True)
 
 
-def _stacked(axis: Any) -> Any:
-    return np.asarray(axis) if isinstance(axis, list | tuple | range) else axis
+def _stacked(name: str, axis: Any) -> Any:
+    axis = np.asarray(axis) if isinstance(axis, list | tuple | range | str) else axis
+    if isinstance(axis, np.ndarray) and axis.dtype.kind not in "biufc":
+        raise ValueError(f"{name} is {shown(axis)}, expected numbers, an array or a stacked pytree")
+    return axis
 
 
 def _size(name: str, axis: Any) -> int:

@@ -17,7 +17,7 @@ from relaysim import catalogue, faults, io, recipe
 from relaysim.checkpoint import Checkpoint, check_same
 from relaysim.checks import check_number
 from relaysim.simulate import Trace, simulate
-from relaysim.tasks import Classification, Dataset, augment, classification
+from relaysim.tasks import Dataset, Supervised, augment, classification
 from relaysim.timing import Network
 from relaysim.topology import Topology, learning_rate_correction
 from relaysim.types import Algorithm, Mixer
@@ -159,7 +159,7 @@ def outages(down: Sequence[str]) -> list[faults.Outage]:
     return found
 
 
-def task_of(settings: Settings, data: Dataset | None = None) -> Callable[[int], Classification]:
+def task_of(settings: Settings, data: Dataset | None = None) -> Callable[[int], Supervised]:
     """seed -> task: the seed fixes who gets which part of the data. The data are loaded where they are not
     given.
 
@@ -173,7 +173,7 @@ def task_of(settings: Settings, data: Dataset | None = None) -> Callable[[int], 
     x, test_x = jnp.asarray(data.train_x), jnp.asarray(data.test_x)  # shared by the tasks of all seeds
 
     @cache
-    def task(seed: int) -> Classification:
+    def task(seed: int) -> Supervised:
         key = jax.random.fold_in(jax.random.key(seed), 1)
         shares = catalogue.PARTITIONS[s.partition](key, data.train_y, s.workers, s.alpha)
         made = classification(model, data, shares, batch_size=s.batch_size, augment=changes, group=s.group)
@@ -210,12 +210,12 @@ def network_of(settings: Settings) -> Network | None:
     return replace(made, drop=losses, timeout=s.timeout) if (losses := losses_of(s)) else made
 
 
-def method_of(settings: Settings) -> Callable[[Classification, Any], Algorithm]:
+def method_of(settings: Settings) -> Callable[[Supervised, Any], Algorithm]:
     """(task, learning rate) -> method."""
     s, entry = settings, catalogue.METHODS[settings.method]
     mixer, factor = mixer_of(s)
 
-    def method(task: Classification, rate: Any) -> Algorithm:
+    def method(task: Supervised, rate: Any) -> Algorithm:
         gamma: Any = factor * rate if s.corrected else rate
         if s.warmup or s.milestones:
             warmup = epoch_of(s, task) * s.warmup
@@ -228,17 +228,17 @@ def method_of(settings: Settings) -> Callable[[Classification, Any], Algorithm]:
     return method
 
 
-def epoch_of(settings: Settings, task: Classification) -> int:
+def epoch_of(settings: Settings, task: Supervised) -> int:
     """The steps of an epoch."""
     return recipe.steps_per_epoch(task.indices.shape[-1], task.num_workers, task.batch_size)
 
 
-def steps_of(settings: Settings, task: Classification) -> int:
+def steps_of(settings: Settings, task: Supervised) -> int:
     """The steps of a run."""
     return settings.steps or epoch_of(settings, task) * (settings.epochs or 0)
 
 
-def every_of(settings: Settings, task: Classification) -> int:
+def every_of(settings: Settings, task: Supervised) -> int:
     """The steps between records."""
     return settings.every or epoch_of(settings, task)
 
@@ -268,7 +268,7 @@ def train(settings: Settings, *, progress: bool = False, checkpoint: Checkpoint 
                 num_steps=steps_of(s, task),
                 every=every_of(s, task),
                 measure=task.measure,
-                progress=progress and f"seed {seed}",
+                progress=progress and "accuracy",
                 checkpoint=checkpoint and replace(checkpoint, folder=Path(checkpoint.folder) / f"seed{seed}"),
                 network=network,
             )

@@ -199,6 +199,7 @@ def tune(
             watches, lane_runs = advance(places, Trial(*np.array(trials).T), running, watches, lane_runs)
             watches = jax.device_get(watches)
             over = running & (watches.event > 0)
+            bar.set_postfix(runs=int(runs.sum()), steps=int(watches.step.max()))
             for i in np.flatnonzero(over):
                 j, event = places[i], _EVENTS[watches.event[i]]
                 error = (_mean(watches) if event == "flat" else watches.error)[i]

@@ -79,6 +79,13 @@ class Mixer(NamedTuple):
     """(key, step, state, x) -> (state, mixed x). `step` is the number of the method's step, from 0."""
     messages: Callable[[], Calls]
     """() -> who sends to whom, in vectors of x's size; call t of the period is that of step t."""
+    share: Callable[[Stacked], float] = lambda x: 1.0
+    """(x, or its shapes) -> how large these vectors are for such an x, less than 1 where it is compressed."""
+    name: str = ""
+    """For people, such as "gossip on ring"; by default that of the function which made it."""
+
+    def __repr__(self) -> str:
+        return f"Mixer({self.name or made_by(self.mix)!r}, {self.num_workers} workers)"
 
     def sent(self) -> np.ndarray:
         """(n,) the vectors of x's size that each worker sends in one call, on average over a period."""
@@ -98,6 +105,16 @@ class Algorithm(NamedTuple):
     messages: Callable[[Stacked], Calls]
     """(models, or their shapes) -> who sends to whom, in model-sized vectors: a call of the period for each
     step."""
+    name: str = ""
+    """For people, such as "dpsgd with gossip on ring"; by default that of the function which made it."""
+
+    def __repr__(self) -> str:
+        return f"Algorithm({self.name or made_by(self.step)!r}, {self.num_workers} workers)"
+
+
+def made_by(function: Callable) -> str:
+    """The name of the function that another one was defined in."""
+    return getattr(function, "__qualname__", type(function).__name__).split(".")[0]
 
 
 def rows(values: Any, like: Array) -> Array:

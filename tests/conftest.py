@@ -1,5 +1,6 @@
 import os
 
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # which can be several devices, and adds up in float32
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 
 import jax

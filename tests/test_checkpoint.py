@@ -110,8 +110,8 @@ def test_what_was_being_written_counts_for_nothing(whole, folder):
 
 def test_another_interval_goes_on_as_well(whole, folder, capsys):
     shutil.rmtree(folder / "60")
-    assert_same(arrays(run(folder, resume=True, write_every=15, progress="again")), whole)
-    assert "again: 100%" in capsys.readouterr().err
+    assert_same(arrays(run(folder, resume=True, write_every=15, progress="loss")), whole)
+    assert "100%" in capsys.readouterr().err
     assert names(folder) == {"45", "60"}
 
 

@@ -128,6 +128,13 @@ def test_demo_search_measures_every_rate(monkeypatch):
     assert list(found.learning_rate) == [0.1, 0.2] and found.accuracy.between(0, 1).all()
 
 
+@pytest.mark.slow
+def test_demo_search_finds_the_recorded_rates():
+    found = demo.search(progress=False)
+    best = found.loc[found.groupby("method").accuracy.idxmax()].set_index("method").learning_rate
+    assert best.to_dict() == {name: entry.learning_rate for name, entry in demo.ENTRIES.items()}
+
+
 def test_compare_writes_tables_and_a_picture_and_goes_on(tmp_path):
     options = [
         "--method",

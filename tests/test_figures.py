@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from relaysim import cli, io, plot
-from relaysim.studies import scaling
+from relaysim.studies import compressed, scaling
 
 SEARCHES = ["method", "zeta2", "seed", "steps", "learning_rate", "noise", "step", "suboptimality"]
 
@@ -30,6 +30,18 @@ def test_figure(name, columns, tmp_path, monkeypatch):
     assert np.isfinite(table.select_dtypes("float").to_numpy(float)).all()
     assert io.save_table(table, tmp_path / "table.csv").stat().st_size > 0
     assert plot.save(figure.picture(table), tmp_path / "figure.png").stat().st_size > 10_000
+    plt.close("all")
+
+
+def test_compressed():
+    plt.switch_backend("agg")
+    table = compressed.run(smoke=True, progress=False)
+    assert list(table.columns) == compressed.COLUMNS
+    assert set(table.method) == set(compressed.ENTRIES)
+    ends = table.groupby(["method", "compressor"]).last()
+    assert (ends.loc["RelaySGD, chain"].suboptimality < 1).all()
+    assert ends.kilobytes["RelaySGD, chain", "signs"] < ends.kilobytes["RelaySGD, chain", "everything"] / 4
+    assert len(compressed.picture(table).axes) == len(compressed.ENTRIES)
     plt.close("all")
 
 

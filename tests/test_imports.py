@@ -7,13 +7,13 @@ import relaysim
 
 ROOT = Path(relaysim.__file__).parent
 FLOORS = [
-    ["types", "checks"],
+    ["types", "checks", "palette"],
     ["topology", "columns", "metrics"],
     ["faults", "sharding", "timing"],
-    ["mixing", "local", "models"],
-    ["algorithms", "tasks"],
-    ["memory", "checkpoint", "engine", "platforms", "programs"],
-    ["simulate"],
+    ["mixing", "local", "models", "compress"],
+    ["algorithms", "tasks", "theory"],
+    ["attack", "memory", "checkpoint", "engine", "platforms", "programs", "progress"],
+    ["records", "simulate"],
     ["asynchronous", "io", "plot", "threads"],
     ["sweep", "tuning", "kept"],
     ["compare", "recipe"],

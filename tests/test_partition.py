@@ -4,7 +4,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relaysim.tasks.partition import by_label_shards, check_shares, dirichlet, iid, label_counts
+from relaysim.tasks import Dataset, skew
+from relaysim.tasks.partition import (
+    by_classes,
+    by_label_shards,
+    by_owner,
+    check_shares,
+    dirichlet,
+    iid,
+    label_counts,
+    like,
+    power_law,
+)
 
 KEY = jax.random.key(0)
 LABELS = np.repeat(np.arange(10), 100)
@@ -144,5 +155,81 @@ def test_bad_shares(shares, message):
     ],
 )
 def test_bad_arguments(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(("num_workers", "k"), [(10, 2), (7, 3), (16, 1), (4, 10)])
+def test_shares_of_so_many_classes(num_workers, k):
+    shares = by_classes(KEY, LABELS, num_workers, k)
+    counts = label_counts(shares, LABELS)
+    assert covers(shares, 1000) and ((counts > 0).sum(1) == k).all()
+    for held in counts.T:
+        assert np.ptp(held[held > 0]) <= 1
+
+
+def test_owners_stay_whole():
+    owners = np.random.default_rng(0).zipf(1.5, 300) % 20
+    each = by_owner(owners)
+    assert [set(owners[share]) for share in each] == [{i} for i in np.unique(owners)]
+    packed = by_owner(owners, 5)
+    assert covers(each, 300) and covers(packed, 300) and len(packed) == 5
+    assert sum(len(set(owners[share])) for share in packed) == len(each)
+    sizes = [len(share) for share in packed]
+    assert max(sizes) <= max(max(map(len, each)), 2 * 300 / 5)
+
+
+def test_sizes_of_a_power_law():
+    for exponent in (0.0, 1.0, 2.5):
+        sizes = np.array([len(share) for share in power_law(KEY, 100_000, 20, exponent)])
+        assert covers(power_law(KEY, 100_000, 20, exponent), 100_000)
+        expected = np.arange(1, 21) ** -exponent
+        np.testing.assert_allclose(sizes, 1e5 * expected / expected.sum(), rtol=0.01, atol=2)
+    assert [len(share) for share in power_law(KEY, 5, 5, 3.0)] == [1] * 5
+
+
+def test_the_test_part_is_divided_as_the_training_part_is():
+    shares = dirichlet(KEY, LABELS, 6, 0.1)
+    others = np.repeat(np.arange(11), 50)  # one class more
+    divided = like(KEY, shares, LABELS, others)
+    check_shares(divided, len(others))
+    assert sorted(np.concatenate(divided)) == list(range(500))
+    for mine, theirs in zip(divided, shares, strict=True):
+        counts = np.bincount(others[mine], minlength=11)[:10]
+        np.testing.assert_allclose(counts, np.bincount(LABELS[theirs], minlength=10) / 2, atol=1)
+
+
+def test_noise_and_rotation_depend_on_who_holds_a_sample():
+    images = np.random.default_rng(0).normal(size=(400, 8, 8, 1))
+    data, shares = (
+        Dataset(images, np.zeros(400), images[:4], np.zeros(4), std=2.0),
+        np.split(np.arange(400), 4),
+    )
+    noisy = skew.noise(KEY, data, shares, 0.5)
+    deviations = [(noisy.train_x[share] - images[share]).std() / 2 for share in shares]
+    np.testing.assert_allclose(deviations, np.sqrt(0.5 * np.arange(1, 5) / 4), rtol=0.02)
+    assert noisy.test_x is data.test_x
+    turned = skew.rotation(data, shares, test_shares=[[], [2], [], []])
+    for worker, share in enumerate(shares):
+        np.testing.assert_allclose(turned.train_x[share], np.rot90(images[share], worker, (1, 2)), atol=1e-5)
+    np.testing.assert_allclose(turned.test_x[2], np.rot90(images[2]), atol=1e-5)
+    np.testing.assert_allclose(turned.test_x[3], images[3], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: by_classes(KEY, LABELS, 4, 11), "classes_per_worker is 11, expected .*at most 10"),
+        (lambda: by_classes(KEY, LABELS, 4, 2), "classes_per_worker is 2, expected enough"),
+        (lambda: by_classes(KEY, np.arange(3) % 2, 3, 2), "labels has 2 samples of class 0"),
+        (lambda: by_owner([]), "owners has shape"),
+        (lambda: by_owner([1, 2], 3), "num_workers is 3, expected .*at most 2"),
+        (lambda: power_law(KEY, 10, 2, -1), "exponent is -1"),
+        (lambda: power_law(KEY, 2, 3), "num_workers is 3"),
+        (lambda: skew.noise(KEY, Dataset(np.ones(2), np.ones(2)), [[0, 1]], -1), "variance is -1"),
+        (lambda: skew.rotation(Dataset(np.ones(2), np.ones(2)), [[0, 1]]), "dataset has inputs of shape"),
+    ],
+)
+def test_bad_arguments_of_the_others(call, message):
     with pytest.raises(ValueError, match=message):
         call()

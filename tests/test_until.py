@@ -230,7 +230,7 @@ def test_metrics_of_some_workers_alone():
         ({"until": 3}, "until is 3, expected a function"),
         ({"callback": 3}, "callback is 3, expected a function"),
         ({"checkpoint": "folder"}, "checkpoint is 'folder', expected rs.Checkpoint"),
-        ({"progress": 3}, "progress is 3, expected True, False or a name"),
+        ({"progress": 3}, "progress is 3, expected True, False or the name of a metric"),
         ({"state": 3}, "state is a int, expected the state of a trace"),
         ({"every": [2, 2, 200]}, "every is .*expected ascending steps"),
         ({"every": [1, 5]}, "every is .*of which the last is num_steps = 200"),

@@ -26,6 +26,9 @@ def never(key, step, params):
 
 method = rs.dpsgd(never, rs.gossip(ring), sgd)
 gossip = partial(rs.quasi_global_momentum, never, rs.gossip(ring), sgd)
+top = rs.compress.top_k(2)
+of_gossip = {"grad": never, "mixer": rs.gossip(ring), "optimizer": sgd}
+choco = partial(rs.choco_sgd, **of_gossip)
 quadratics = partial(rs.tasks.random_quadratics, num_workers=N, dim=3)
 simulate = partial(rs.simulate, key, method, np.ones((N, 3), np.float32), num_steps=2)
 simulate_with = partial(rs.simulate, key, params=np.ones((N, 3), np.float32), num_steps=2)
@@ -40,7 +43,7 @@ NO_NUMBERS = ["1", None, float("nan"), 1j, True, Fraction(1, 2), Decimal("0.5"),
 NO_COUNTS = ["2", None, 2.0, True, np.float32(2), -1, 0, [2]]
 NO_KEYS = [0, None, "0", np.uint32([0, 1]), jax.random.PRNGKey(0), jax.random.split(key, 2)]
 NO_FLAGS = ["no", "False", None, 0, 1, [True]]
-NO_GRAPHS = ["ring", None, 5, np.eye(N), {0: 1}]
+NO_GRAPHS = ["ring", None, 5, np.eye(N), np.zeros((N, 3)), {0: 1}]
 
 one_way = topology.from_edges(N, [(0, 1), (1, 2), (2, 3), (3, 0)], directed=True)
 tilted = np.eye(N) / 2 + np.roll(np.eye(N), 1, 1) / 2
@@ -81,6 +84,23 @@ TABLE = [
     ),
     ("push", rs.time_varying, {"matrices": [ring]}, NO_FLAGS),
     ("drop", rs.time_varying, {"matrices": [ring]}, NO_NUMBERS[:-1]),
+    ("topology", rs.robust.median, {}, [*NO_GRAPHS, topology.exponential(5)]),
+    ("attackers", rs.robust.clipped_gossip, {"topology": ring}, NO_COUNTS),
+    ("radius", rs.robust.clipped_gossip, {"topology": ring}, [*NO_NUMBERS[:1], *NO_NUMBERS[2:], -1.0]),
+    ("attackers", rs.robust.trimmed_mean, {"topology": ring}, ["1", None, -1, 1]),
+    ("attackers", rs.robust.krum, {"topology": ring}, ["1", None, -1, 1]),
+    ("iterations", rs.robust.geometric_median, {"topology": ring}, NO_COUNTS),
+    ("smoothing", rs.robust.geometric_median, {"topology": ring}, [*NO_NUMBERS, 0.0]),
+    ("mask", partial(rs.attack.sign_flip, method), {}, ["all", None, [1, 0, 0, 0], [True], [True] * N]),
+    ("method", rs.attack.alie, {"mask": [True] + [False] * 3}, [None, never, ring]),
+    ("scale", partial(rs.attack.noise, method, [True] + [False] * 3), {}, [*NO_NUMBERS, -1.0]),
+    ("weights", partial(rs.attack.dissensus, method, [True] + [False] * 3), {}, [np.eye(3), "W", None]),
+    ("rates", partial(rs.theory.resistance, ring), {}, ["1", -1.0, np.ones(3), [np.nan] * 4]),
+    ("pairs", partial(rs.theory.effective_resistance, ring), {}, [[0, 1], [(0, 4)], [(0.5, 1)], "01"]),
+    ("weights", rs.theory.mixing, {}, ["W", np.ones((2, 3)), np.ones((2, 2)), np.roll(np.eye(3), 1, 0)]),
+    ("decay", partial(rs.theory.effective_neighbours, ring), {}, [*NO_NUMBERS, -0.1, 1.0]),
+    ("method", rs.theory.rate, {}, [None, ring, never]),
+    ("params", rs.theory.rate, {"method": method}, [None]),
     ("num_workers", topology.hyper_hypercube, {"degree": 2}, [*NO_COUNTS, 5]),
     *(
         (
@@ -116,8 +136,79 @@ TABLE = [
     ("last", faults.Outage, {"workers": [1], "first": 1}, ["2", None, True, 1, 2**31, 2.5]),
     ("outages", partial(faults.pause, method), {}, [[], None, 3, "all", [3]]),
     ("method", faults.pause, {"outages": faults.Outage([1], 0, 1)}, [None, never, 3]),
+    ("start", partial(faults.pause, method, faults.Outage([1], 0, 1)), {}, ["old", None, 3]),
+    ("topology", partial(faults.pause, method, faults.Outage([1], 0, 1), start="mean"), {}, NO_GRAPHS),
+    (
+        "sessions",
+        partial(faults.Churn, N),
+        {},
+        [
+            *(None, 3, "all", [], {0: (0, 1)}, [(0, 1)], [(N, 0, 1)], [(0.5, 0, 1)], [("a", 0, 1)]),
+            *([(0, 1, 1)], [(0, -1, 1)], [(0, np.nan, 1)], [(0, 0, 2), (0, 1, 3)]),
+        ],
+    ),
+    ("num_workers", faults.Churn, {"sessions": [(0, 0, 1)]}, NO_COUNTS),
+    ("key", partial(faults.Churn.random, num_workers=N, until=9, present=1, absent=1), {}, NO_KEYS),
+    ("until", partial(faults.Churn.random, key, N), {"present": 1, "absent": 1}, [0, -1, np.inf, "9"]),
+    ("present", partial(faults.Churn.random, key, N, 9), {"absent": 1}, [0, -1, np.inf, "9"]),
+    ("share", partial(faults.Churn.diurnal, key, N, 9), {"period": 3}, [0, 1, -0.1, "0.5"]),
+    ("churn", rs.relay_sum, {"trees": chain}, [3, "random", faults.Outage([1], 0, 1)]),
+    ("churn", rs.relay_sum, {"trees": chain}, [faults.Churn(N + 1, [(0, 0, 1)])]),
+    ("starts", partial(rs.relay_sum, [chain, chain]), {}, [0, [0], [1, 2], [0, 0], [0, 1.5], "01"]),
+    ("mesh", partial(rs.relay_sum, chain, starts=[0]), {}, ["mesh"]),
     ("beta", gossip, {}, [*NO_NUMBERS, -0.1, 1.0]),
     ("variant", gossip, {}, ["heavy ball", None, 3]),
+    ("beta", partial(rs.decentlam, **of_gossip), {}, [*NO_NUMBERS, -0.1, 1.0]),
+    ("beta", partial(rs.gt_hsgd, **of_gossip), {}, [*NO_NUMBERS, -0.1, 1.1]),
+    ("beta", partial(rs.momentum_tracking, **of_gossip), {}, [*NO_NUMBERS, -0.1, 1.0]),
+    ("exact_start", partial(rs.momentum_tracking, **of_gossip), {}, NO_FLAGS),
+    ("beta", partial(rs.led, local_steps=2, **of_gossip), {}, ["1", 0.0, -1, np.inf, True]),
+    ("local_steps", partial(rs.led, **of_gossip), {}, NO_COUNTS),
+    ("local_steps", partial(rs.k_gt, **of_gossip), {}, NO_COUNTS),
+    ("server_rate", partial(rs.k_gt, local_steps=2, **of_gossip), {}, [*NO_NUMBERS, 0.0, -1, np.inf]),
+    ("local_steps", partial(rs.diloco, **of_gossip), {}, ["2", 2.0, True, 0]),
+    ("outer_rate", partial(rs.diloco, local_steps=2, **of_gossip), {}, [*NO_NUMBERS, 0.0]),
+    ("outer_momentum", partial(rs.noloco, local_steps=2, **of_gossip), {}, [*NO_NUMBERS, 1.0]),
+    ("gamma", partial(rs.noloco, local_steps=2, **of_gossip), {}, ["1", 0.0, -1, True]),
+    ("probability", partial(rs.prox_skip, **of_gossip), {}, [*NO_NUMBERS, 0.0, 1.1]),
+    ("relaxation", partial(rs.prox_skip, probability=0.5, **of_gossip), {}, [*NO_NUMBERS, 0.0, 1.1]),
+    ("draw", partial(rs.prox_skip, probability=0.5, **of_gossip), {}, [3, "coins", [True]]),
+    ("variant", partial(rs.gta, **of_gossip), {}, [*NO_COUNTS, 4]),
+    ("mixings", partial(rs.gta, **of_gossip), {}, NO_COUNTS),
+    ("local_steps", partial(rs.gta, **of_gossip), {}, NO_COUNTS),
+    ("share", partial(rs.extra, **of_gossip), {}, [*NO_NUMBERS, 0.0, -1]),
+    ("mixer", partial(rs.exact_diffusion, grad=never, optimizer=sgd), {}, [ring, None, "gossip"]),
+    ("inner_steps", partial(rs.destress, **of_gossip), {}, NO_COUNTS),
+    ("outer_mixings", partial(rs.destress, **of_gossip), {}, NO_COUNTS),
+    ("contraction", partial(rs.destress, **of_gossip), {}, ["1", 0.0, 1.0, True]),
+    ("theta", partial(rs.moniqua, **of_gossip), {}, [*NO_NUMBERS, 0.0, -1, np.inf]),
+    ("gamma", partial(rs.moniqua, theta=1.0, **of_gossip), {}, [*NO_NUMBERS, 0.0, 1.1]),
+    ("num_workers", partial(rs.btpp, grad=never, optimizer=sgd), {}, NO_COUNTS),
+    ("branching", partial(rs.btpp, never, 4, sgd), {}, NO_COUNTS),
+    ("num_workers", partial(rs.ceca, grad=never, optimizer=sgd), {}, NO_COUNTS),
+    ("num_workers", partial(rs.ceca, grad=never, optimizer=sgd, peers=1), {}, [3, 5]),
+    ("peers", partial(rs.ceca, never, 4, sgd), {}, [*NO_COUNTS, 3]),
+    ("num_workers", partial(rs.teleportation, **of_gossip), {}, [*NO_COUNTS, 3]),
+    ("gamma", partial(choco, compressor=top), {}, [*NO_NUMBERS, 0.0, 1.1]),
+    ("order", partial(choco, compressor=top, gamma=0.5), {}, ["a", None, 1]),
+    ("compressor", partial(choco, gamma=0.5), {}, ["top", None, 2, rs.compress.top_k]),
+    ("compressor", partial(rs.beer, gamma=0.5, **of_gossip), {}, ["top", None, 2]),
+    ("momentum", partial(rs.motef, compressor=top, gamma=0.5, **of_gossip), {}, [*NO_NUMBERS, 0.0, 1.1]),
+    ("k", rs.compress.top_k, {}, ["2", None, True, 0, -1, 0.0, 1.5, [2]]),
+    ("k", rs.compress.random_k, {}, ["2", None, True, 0, -1, 0.0, 1.5, [2]]),
+    ("each", rs.compress.top_k, {"k": 2}, ["layer", None, 2]),
+    ("bits", rs.compress.quantize, {}, [*NO_COUNTS, 1, 32]),
+    ("draw", rs.compress.quantize, {"bits": 4}, [3, "uniform"]),
+    ("rank", rs.compress.low_rank, {}, NO_COUNTS),
+    ("each", rs.compress.sign, {}, ["layer", None, 2]),
+    ("chunk", rs.compress.in_cosines, {"compressor": top}, NO_COUNTS),
+    ("mixer", partial(rs.compress.error_feedback, compressor=top), {}, [ring, None, "gossip"]),
+    ("of", partial(rs.compress.error_feedback, rs.gossip(ring), top), {}, ["model", None, 1]),
+    ("trees", partial(rs.compress.relay_sum, compressor=top), {}, NO_GRAPHS),
+    ("of", partial(rs.compress.relay_sum, chain, top), {}, ["model", None, 1]),
+    ("num_workers", rs.random_matching, {}, NO_COUNTS),
+    ("peers", rs.epidemic, {"num_workers": N}, NO_COUNTS),
+    ("oracle", rs.epidemic, {"num_workers": N}, NO_FLAGS),
     ("optimizer", partial(rs.dpsgd, never, rs.gossip(ring)), {}, [0.1, None, "sgd", never]),
     ("mixer", partial(rs.dpsgd, never, optimizer=sgd), {}, [ring, None, "gossip", N]),
     ("grad", partial(rs.dpsgd, mixer=rs.gossip(ring), optimizer=sgd), {}, [None, 3, "grad"]),
@@ -154,12 +245,13 @@ TABLE = [
     ("progress", simulate, {}, [3, None, [True]]),
     ("checkpoint", simulate, {}, ["out", 3, True]),
     ("state", simulate, {}, [3, "last", np.ones((N, 3))]),
+    ("rate", partial(rs.sweep, never), {}, ["fast", ["a", "b"], [], [None], 0.1]),
     ("target", tuned, {"start": 1.0}, [0.0, -1.0, np.inf, np.nan, [1.0, 2.0]]),
     ("start", tuned, {"target": 1.0}, [0.0, -1.0, np.inf, np.nan, [1.0, 2.0]]),
     ("batch_size", classification, {}, NO_COUNTS),
     ("test_batch", classification, {}, NO_COUNTS),
     ("group", classification, {}, [c for c in NO_COUNTS if c is not None]),
-    ("compute", timing.Network, {}, ["1", None, -1, np.nan, np.inf, True, [1, -1], np.ones((2, 2))]),
+    ("compute", timing.Network, {}, ["1", None, -1, np.nan, np.inf, True, [1, -1], np.ones((2, 2, 2))]),
     ("latency", timing.Network, {}, ["1", None, -1, np.ones(2), np.ones((2, 3)), -np.ones((2, 2))]),
     ("upload", timing.Network, {}, ["1", None, 0, -1, np.nan, True, [1, 0], np.ones((2, 2))]),
     ("download", timing.Network, {}, ["1", None, 0, -1, np.nan, True, [1, 0], np.ones((2, 2))]),
@@ -175,7 +267,7 @@ TABLE = [
     ("cloud", timing.regions, {"places": 3}, ["azure", None, 3]),
     ("places", timing.regions, {"cloud": "gcp"}, ["us-east1", None, 0, 2.0, ["moon"], [3]]),
     ("network", simulate, {}, [3, "wan", timing.wan]),
-    ("compute", lambda compute: simulate(network=timing.Network(compute)), {}, [np.ones(3)]),
+    ("compute", lambda compute: simulate(network=timing.Network(compute)), {}, [np.ones(3), np.ones((2, 3))]),
     ("latency", lambda latency: simulate(network=timing.Network(1, latency)), {}, [np.ones((3, 3))]),
     (
         "method",
@@ -183,6 +275,20 @@ TABLE = [
         {},
         [never, 3],
     ),
+    (
+        "classes_per_worker",
+        partial(rs.tasks.partition.by_classes, key, data.train_y, N),
+        {},
+        [*NO_COUNTS, 11],
+    ),
+    ("num_workers", partial(rs.tasks.partition.by_owner, data.train_y), {}, [c for c in NO_COUNTS if c]),
+    ("exponent", partial(rs.tasks.partition.power_law, key, 9, 3), {}, [*NO_NUMBERS, -1]),
+    ("variance", partial(rs.tasks.skew.noise, key, data, shares), {}, [*NO_NUMBERS, -1]),
+    ("degrees", partial(rs.tasks.skew.rotation, data, shares), {}, NO_NUMBERS),
+    ("strength", rs.tasks.losses.l2, {}, [*NO_NUMBERS, -1]),
+    ("strength", rs.tasks.losses.nonconvex, {}, [*NO_NUMBERS, -1]),
+    ("length", partial(rs.tasks.texts.language_model, ["text"], ["me"]), {}, NO_COUNTS),
+    ("name", rs.tasks.datasets.from_sklearn, {}, ["mnist", None, 3]),
     ("mask", partial(rs.metrics.of_workers, never), {}, ["all", None, [1, 0], [[True]], [False]]),
     ("topology", partial(rs.asynchronous.ad_psgd, never, optimizer=sgd), {}, [*NO_GRAPHS, one_way]),
     ("topology", partial(rs.asynchronous.gossip, never, optimizer=sgd), {}, [*NO_GRAPHS, one_way]),
@@ -226,15 +332,21 @@ def test_a_wrong_value_gets_one_clear_error(function, arguments, name):
     assert name in message and "\n" not in message and len(message) < 500
 
 
-def test_graphs_of_networkx_will_do():
+def test_graphs_of_networkx_and_matrices_will_do():
     import networkx as nx
 
     x = jnp.arange(8.0).reshape(N, 2)
     for mixer, same in (
         (rs.gossip(nx.cycle_graph(N)), rs.gossip(ring)),
+        (rs.gossip(nx.to_numpy_array(nx.cycle_graph(N))), rs.gossip(ring)),
+        (rs.relay_sum(nx.to_scipy_sparse_array(nx.path_graph(N))), rs.relay_sum(chain)),
         (rs.relay_sum(nx.path_graph(N)), rs.relay_sum(chain)),
         (
             rs.push(nx.cycle_graph(N, create_using=nx.DiGraph)),
+            rs.push(topology.from_edges(N, [(0, 1), (1, 2), (2, 3), (3, 0)], directed=True)),
+        ),
+        (
+            rs.push(np.roll(np.eye(N), 1, 0)),
             rs.push(topology.from_edges(N, [(0, 1), (1, 2), (2, 3), (3, 0)], directed=True)),
         ),
     ):

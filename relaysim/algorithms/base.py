@@ -3,14 +3,20 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from relaysim.checks import check_mixer
 from relaysim.local import LocalState
-from relaysim.types import Algorithm, Array, Calls, Info, Key, Mixer, Stacked, scaled
+from relaysim.types import Algorithm, Array, Calls, Info, Key, Mixer, Stacked, made_by, scaled
 
 
 class State(NamedTuple):
+    """What most methods hand on from step to step."""
+
     params: Stacked
+    """The models, leaves (n, ...)."""
     local: LocalState
+    """What the workers' optimizers remember."""
     mix: Any
+    """The mixer's state."""
 
 
 def method(
@@ -20,8 +26,9 @@ def method(
     *,
     params: Callable[[Any], Stacked] = lambda s: s.params,
     vectors: float | Callable[[Stacked], float] = 1,
+    calls: int = 1,
 ) -> Algorithm:
-    """An algorithm that calls `mixer` once a step.
+    """An algorithm that calls `mixer` once a step, or `calls` times.
 
     Args:
       mixer: how the workers communicate.
@@ -30,14 +37,17 @@ def method(
       params: state -> the models to evaluate.
       vectors: the size of what goes into that call, in models: 2 for a pair of them, less than 1 for what is
         compressed; or a function of the models (or their shapes) that tells.
+      calls: how often `mixer` is called in a step, one call after the other.
 
     Raises:
       ValueError: where `mixer` is not a mixer.
     """
-    if not isinstance(mixer, Mixer):
-        raise ValueError(f"mixer is {mixer!r}, expected a way to communicate such as rs.relay_sum(tree)")
+    check_mixer(mixer)
 
     def messages(models: Stacked) -> Calls:
-        return scaled(mixer.messages(), vectors(models) if callable(vectors) else vectors)
+        mixed = (models,) * vectors if isinstance(vectors, int) else models
+        size = (vectors(models) if callable(vectors) else vectors) * mixer.share(mixed)
+        return scaled([list(call) * calls for call in mixer.messages()], size)
 
-    return Algorithm(mixer.num_workers, init, step, params, messages)
+    name = f"{made_by(step)} with {mixer.name or made_by(mixer.mix)}"
+    return Algorithm(mixer.num_workers, init, step, params, messages, name)

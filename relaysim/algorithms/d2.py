@@ -26,7 +26,8 @@ def d2(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransformation) -> Alg
 
     Args:
       grad: (key, step, params) -> (losses (n,), gradients), such as `task.grad`.
-      mixer: W, such as `gossip(topology)`; D² is stable where its smallest eigenvalue is above −1/3.
+      mixer: W, such as `gossip(topology)`; D² is stable where its smallest eigenvalue is above −1/3. Messages
+        that it loses leave a bias for good: corrections no longer sum to zero.
       optimizer: makes u from g (u = −γ g for plain SGD), for each worker apart.
     """
     local = local_update(grad, optimizer)

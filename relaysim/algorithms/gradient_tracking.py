@@ -27,7 +27,8 @@ def gradient_tracking(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransfo
 
     Args:
       grad: (key, step, params) -> (losses (n,), gradients), such as `task.grad`.
-      mixer: W, such as `gossip(topology)`.
+      mixer: W, such as `gossip(topology)`. What it loses leaves a bias for good: corrections no longer
+        sum to zero.
       optimizer: makes u from g, for each worker apart.
     """
     local = local_update(grad, optimizer)

@@ -23,7 +23,8 @@ def relaysgd(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransformation) 
       mixer: `relay_sum(tree)`.
       optimizer: makes u from g, for each worker apart.
     """
-    return dpsgd(grad, mixer, optimizer)
+    gossip = dpsgd(grad, mixer, optimizer)
+    return gossip._replace(name=gossip.name.replace("dpsgd", "relaysgd"))
 
 
 def relaysgd_grad(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransformation) -> Algorithm:

@@ -13,16 +13,8 @@ from relaysim.asynchronous.waves import NOBODY
 from relaysim.checks import check_count, check_key, check_number
 from relaysim.metrics import all_finite
 from relaysim.programs import Program, is_traced, program
-from relaysim.simulate import (
-    Divergence,
-    Measure,
-    Record,
-    check_models,
-    first_broken,
-    measured,
-    united,
-    warn_of,
-)
+from relaysim.records import Measure, Record, united
+from relaysim.simulate import Divergence, check_models, first_broken, measured, warn_of
 from relaysim.types import Array, Key, Stacked
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from relaysim.types import Array, Calls, Key, Messages, Mixer, Stacked, scaled
+from relaysim.types import Array, Calls, Key, Messages, Mixer, Stacked, made_by, scaled
 
 
 def deal(mixers: Sequence[Mixer]) -> Mixer:
@@ -60,7 +60,15 @@ def deal(mixers: Sequence[Mixer]) -> Mixer:
     def init(x: Stacked) -> list:
         return [m.init(part) for m, part in zip(mixers, split(x), strict=True)]
 
-    return Mixer(n, init, mix, messages=lambda: at_once([scaled(m.messages(), 1 / k) for m in mixers]))
+    def share(x: Stacked) -> float:
+        shapes = jax.eval_shape(split, x)
+        return sum(m.share(part) for m, part in zip(mixers, shapes, strict=True)) / k
+
+    def messages() -> Calls:
+        return at_once([scaled(m.messages(), 1 / k) for m in mixers])
+
+    name = " and ".join(m.name or made_by(m.mix) for m in mixers)
+    return Mixer(n, init, mix, messages, share, name)
 
 
 def at_once(parts: Sequence[Calls]) -> Calls:

@@ -8,14 +8,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from relaysim.columns import on_columns
+from relaysim.columns import by_platform, on_columns
 from relaysim.faults import Loss
+from relaysim.mixing.gathers import (
+    OFTEN,
+    Weights,
+    blocked,
+    gathered_sum,
+    messages,
+    numbered,
+    slotted,
+    sum_slots,
+)
+from relaysim.mixing.shifts import columns_of, shifted_sum, transposed_sum
 from relaysim.topology import Topology, rooted
 from relaysim.types import Array, Key, Stacked, rows
 
-BLOCK = 256  # a long serial sum loses digits, so that of a worker with more edges is made of such blocks
 LONG = 32  # numbers in a row, from which on its length is what it costs
-MOST = 32  # gathers in one pass
 
 
 class Layout(NamedTuple):
@@ -36,28 +45,15 @@ def layout(receivers: np.ndarray, num_workers: int, row: int) -> Layout:
 
     A gather for each worker is worth it where a tenth of them (two fifths if rows are short) have that edge.
     """
-    m, n = len(receivers), num_workers
-    counts = np.bincount(receivers, minlength=n)
-    rank = np.arange(m) - (np.cumsum(counts) - counts)[receivers]
-    crowded = (counts > BLOCK)[receivers]
-    often = 0.1 if row >= LONG else 0.4
-    K = min(MOST, int((np.bincount(rank[~crowded]) >= often * n).sum()))
-
-    slots = np.full((K, n), m)
-    few = np.flatnonzero(~crowded & (rank < K))
-    slots[rank[few], receivers[few]] = few
-
-    of_worker = np.where(counts > BLOCK, -(-counts // BLOCK), 0)
-    blocks = np.full((of_worker.sum(), BLOCK), m)
-    many = np.flatnonzero(crowded)
-    first = (np.cumsum(of_worker) - of_worker)[receivers[many]]
-    blocks[first + rank[many] // BLOCK, rank[many] % BLOCK] = many
-    return Layout(slots, np.flatnonzero(~crowded & (rank >= K)), blocks, np.repeat(np.arange(n), of_worker))
+    edges = numbered(receivers, num_workers)
+    slots = slotted(edges, receivers, OFTEN if row >= LONG else 0.4)
+    rest = np.flatnonzero(~edges.crowded[receivers] & (edges.rank >= len(slots)))
+    return Layout(slots, rest, *blocked(edges, receivers))
 
 
 def edge_sum(
     senders: np.ndarray, receivers: np.ndarray, num_workers: int
-) -> Callable[[Array | None, Array], Array]:
+) -> Callable[[Weights, Array], Array]:
     """A function (weights (m,) or None for ones, x (n, ...)) -> (n, ...): at i Σ weight · x[sender].
 
     Args:
@@ -68,8 +64,12 @@ def edge_sum(
     n, m = num_workers, len(senders)
     sources, worker = np.append(senders, 0).astype(np.int32), np.arange(num_workers, dtype=np.int32)
     laid_out = functools.cache(functools.partial(layout, receivers, n))
+    gathered = functools.cache(lambda: gathered_sum(senders, receivers, n))
+    moved = functools.cache(
+        lambda: shifted_sum(senders, receivers, n) or transposed_sum(senders, receivers, n)
+    )
 
-    def sums(weights: Array | np.ndarray | None, x: Array) -> Array:
+    def scattered(weights: Weights, x: Array) -> Array:
         slots, rest, blocks, hubs = laid_out(min(x[0].size, LONG))
         there = [None if (slot < m).all() else slot < m for slot in slots]
         total = sum_slots(weights, x, slots, np.where(slots < m, sources[slots], worker), there)
@@ -81,29 +81,15 @@ def edge_sum(
             total = total.at[hubs].add(summed, mode="promise_in_bounds", indices_are_sorted=True)
         return total
 
+    def sums(weights: Weights, x: Array) -> Array:
+        return by_platform(
+            x,
+            cpu=lambda x: scattered(weights, x),
+            tpu=lambda x: moved()(weights, x),
+            default=lambda x: gathered()(weights, x),
+        )
+
     return sums
-
-
-def sum_slots(weights: Array | np.ndarray | None, x: Array, edges: Any, senders: Any, there: Any) -> Array:
-    """(n, ...): the sum of the messages along the edges in the slots (K, n)."""
-    terms = [messages(weights, x, edges[k], senders[k], there[k]) for k in range(len(edges))]
-    return sum(terms, jnp.zeros((edges.shape[1], *x.shape[1:]), x.dtype))
-
-
-def messages(
-    weights: Array | np.ndarray | None, x: Array, edges: Any, senders: Any, there: Any = None
-) -> Array:
-    """(..., *) what comes along edges (...) from their senders: weight · x[sender], 0 where none is there."""
-
-    def per_edge(values: Any) -> Array:
-        return jnp.reshape(values, np.shape(values) + (1,) * (x.ndim - 1))
-
-    sent = x.at[senders].get(mode="promise_in_bounds")
-    if isinstance(weights, np.ndarray):  # laid out once and for all
-        sent = per_edge(np.take(weights, edges, mode="clip").astype(x.dtype)) * sent
-    elif weights is not None:
-        sent = per_edge(weights.at[edges].get(mode="clip")).astype(x.dtype) * sent
-    return sent if there is None else jnp.where(per_edge(there), sent, 0)
 
 
 def lose(
@@ -134,17 +120,38 @@ def links(tree: Topology) -> Links:
         return _star()
     children = 1 + np.argsort(parent[1:], kind="stable")
     sums = edge_sum(children, parent[children], len(parent))
-    return Links(
-        on_columns(lambda x: x.at[parent].get(mode="promise_in_bounds")),
-        on_columns(lambda x: sums(None, x)),
-    )
+    shifted = functools.cache(lambda: shifted_sum(parent[1:], np.arange(1, len(parent)), len(parent)))
+
+    def gather(x: Array) -> Array:
+        return x.at[parent].get(mode="promise_in_bounds")
+
+    def on_tpu(x: Array) -> Array:
+        return shift(None, x) if (shift := shifted()) else columns_of(x, parent).T.reshape(x.shape)
+
+    def from_parent(x: Array) -> Array:
+        return by_platform(x, tpu=on_tpu, default=gather)
+
+    return Links(on_columns(from_parent), on_columns(lambda x: sums(None, x)))
 
 
 def _star() -> Links:
+    def root(x: Array) -> Array:
+        return rows(np.arange(len(x)) == 0, x)
+
     def from_parent(x: Array) -> Array:
-        return jnp.broadcast_to(x[:1], x.shape)
+        def found(x: Array) -> Array:  # cut out, the row would have TPUs lay out all others with gaps
+            return jnp.broadcast_to(jnp.where(root(x), x, 0).sum(0, keepdims=True, dtype=x.dtype), x.shape)
+
+        return by_platform(x, tpu=found, default=lambda x: jnp.broadcast_to(x[:1], x.shape))
 
     def from_children(x: Array) -> Array:
-        return jnp.zeros_like(x).at[0].set(x[1:].sum(0, dtype=x.dtype))
+        def put(x: Array) -> Array:
+            return jnp.zeros_like(x).at[0].set(x[1:].sum(0, dtype=x.dtype))
+
+        def chosen(x: Array) -> Array:  # in one pass with what else is made of it
+            total = jnp.where(root(x), 0, x).sum(0, keepdims=True, dtype=x.dtype)
+            return jnp.where(root(x), total, 0)
+
+        return by_platform(x, cpu=put, default=chosen)
 
     return Links(from_parent, from_children)

@@ -39,7 +39,9 @@ def all_reduce(num_workers: int, *, schedule: Schedule = "ring") -> Mixer:
     def mix(key: Key, step: Array, s: tuple, x: Stacked) -> tuple[tuple, Stacked]:
         return s, jax.tree.map(lambda v: jnp.broadcast_to(v.mean(0), v.shape), x)
 
-    return Mixer(n, lambda x: (), mix, messages=lambda: [schedules[schedule](n)])
+    return Mixer(
+        n, lambda x: (), mix, messages=lambda: [schedules[schedule](n)], name=f"all_reduce by {schedule}"
+    )
 
 
 def _ring(n: int) -> list[Messages]:

@@ -17,13 +17,14 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from tqdm.auto import tqdm
 
 from relaysim import asynchronous, timing
 from relaysim.algorithms import allreduce, dpsgd, push_sum, relaysgd
 from relaysim.mixing import all_reduce, gossip, one_peer_exponential, relay_sum
 from relaysim.models import MLP
 from relaysim.simulate import simulate
-from relaysim.tasks import Classification, classification, datasets
+from relaysim.tasks import Supervised, classification, datasets
 from relaysim.tasks.partition import dirichlet
 from relaysim.timing import Network
 from relaysim.topology import binary_tree, chain, double_binary_trees, ring
@@ -43,7 +44,7 @@ NETWORKS: dict[str, Callable[[int], Network]] = {
 class Entry(NamedTuple):
     """A method in the comparison."""
 
-    build: Callable[[Classification, Any], Any]
+    build: Callable[[Supervised, Any], Any]
     """(task, learning rate) -> method"""
     waits: bool
     """Whether it has barriers."""
@@ -70,29 +71,27 @@ ENTRIES = {
 }
 
 
-def run(
-    workers: Sequence[int] = (16, 64),
-    *,
-    num_steps: int = STEPS,
-    methods: Sequence[str] = tuple(ENTRIES),
-    tell: Callable[[str], Any] = lambda line: None,
-) -> pd.DataFrame:
+def run(smoke: bool = False, progress: bool = True, *, workers: Sequence[int] = (16, 64)) -> pd.DataFrame:
     """Train with each method, with six seeds, each of which fixes who has which data.
 
     Args:
+      smoke: 4 workers, 20 steps and two methods only.
+      progress: show a bar.
       workers: how many there are.
-      num_steps: T, a multiple of 10: so many steps of all workers, or as many in all where they do not wait.
-      methods: some of `ENTRIES`.
-      tell: is called with a line about each method.
 
     Returns:
       One row for each record: workers, network, method, learning_rate, seed, seconds (until the last worker
       is done with the step) and accuracy (the mean over workers).
     """
+    workers, num_steps, methods = (
+        ((4,), 20, list(ENTRIES)[-4::3]) if smoke else (workers, STEPS, list(ENTRIES))
+    )
+    bar = tqdm(total=len(workers) * len(methods), disable=not progress, unit="method")
     tables = []
     for n in workers:
         held, tested = _tasks(n, [SEARCH_SEED] * len(RATES)), _tasks(n, range(len(RATES)))
         for name in methods:
+            bar.set_description(f"{n} workers, {name}")
             entry, rate, curves = ENTRIES[name], 0.0, np.zeros(0)
             for network_name, make in NETWORKS.items():
                 seconds, order = _times(entry, make(n), tested, num_steps)
@@ -105,11 +104,11 @@ def run(
                     pd.DataFrame(where | {"seed": seed, "seconds": seconds, "accuracy": curve})
                     for seed, curve in enumerate(curves)
                 ]
-            tell(f"{n} workers: {name}")
+            bar.update()
     return pd.concat(tables, ignore_index=True)
 
 
-def _tasks(n: int, seeds: Sequence[int] | range) -> Classification:
+def _tasks(n: int, seeds: Sequence[int] | range) -> Supervised:
     """A lane for each seed."""
     data, made = datasets.digits(), []
     for seed in seeds:
@@ -118,7 +117,7 @@ def _tasks(n: int, seeds: Sequence[int] | range) -> Classification:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *made)
 
 
-def _times(entry: Entry, network: Network, tasks: Classification, num_steps: int) -> tuple[np.ndarray, Any]:
+def _times(entry: Entry, network: Network, tasks: Supervised, num_steps: int) -> tuple[np.ndarray, Any]:
     """(R,) seconds of the records, and the order of the events where there are no barriers."""
     task, key = jax.tree.map(lambda leaf: leaf[0], tasks), jax.random.key(0)
     method, models = entry.build(task, 1.0), jax.eval_shape(task.init, key)
@@ -130,7 +129,7 @@ def _times(entry: Entry, network: Network, tasks: Classification, num_steps: int
     return order.seconds, order
 
 
-def _accuracies(entry: Entry, order: Any, num_steps: int, task: Classification, rate: jax.Array) -> jax.Array:
+def _accuracies(entry: Entry, order: Any, num_steps: int, task: Supervised, rate: jax.Array) -> jax.Array:
     """(R,) the workers' mean accuracy."""
     method, key = entry.build(task, rate), jax.random.key(0)
     start = task.init(jax.random.fold_in(key, 2))

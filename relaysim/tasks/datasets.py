@@ -21,20 +21,29 @@ _SYSTEM = Path("/usr/share/datasets")
 class Dataset(NamedTuple):
     """A labelled data set, on the host."""
 
-    train_x: np.ndarray
-    """(N, ...)"""
-    train_y: np.ndarray
-    """(N,) int, in 0, ..., num_classes - 1"""
-    test_x: np.ndarray
+    train_x: Any
+    """(N, ...). For `supervised` it may be a sparse matrix of scipy, or a pytree of arrays."""
+    train_y: Any
+    """(N,) int, in 0, ..., num_classes - 1; for `supervised` any (N, ...), or a pytree of arrays"""
+    test_x: Any = None
     """(M, ...)"""
-    test_y: np.ndarray
-    """(M,) int"""
-    num_classes: int
-    name: str
+    test_y: Any = None
+    """(M,) int, or as `train_y`"""
+    num_classes: int = 0
+    """0 where labels are no classes."""
+    name: str = "data"
     mean: np.ndarray | float = 0.0
     """() or (C,), for the last axis of the inputs. Networks are given (x - mean) / std."""
     std: np.ndarray | float = 1.0
     """() or (C,), above 0."""
+
+    def __repr__(self) -> str:
+        def size(y: Any) -> int:
+            return 0 if y is None else len(next(iter(y.values())) if isinstance(y, dict) else y)
+
+        told = f"{size(self.train_y)} to train on and {size(self.test_y)} to test"
+        shape = f", of shape {self.train_x.shape[1:]}" if hasattr(self.train_x, "shape") else ""
+        return f"Dataset({self.name!r}: {told}{shape}, {self.num_classes} classes)"
 
 
 def digits(test_fraction: float = 0.2) -> Dataset:
@@ -50,14 +59,9 @@ def digits(test_fraction: float = 0.2) -> Dataset:
       test_fraction: of the images, between 0.01 and 0.99.
     """
     from sklearn.datasets import load_digits  # slow to import, and needed here alone
-    from sklearn.model_selection import train_test_split
 
-    if not 0.01 <= test_fraction <= 0.99:
-        raise ValueError(f"test_fraction is {test_fraction}, expected 0.01 to 0.99")
     images, labels = load_digits(return_X_y=True)
-    train_x, test_x, train_y, test_y = train_test_split(
-        images.reshape(-1, 8, 8, 1), labels, test_size=test_fraction, stratify=labels, random_state=0
-    )
+    train_x, test_x, train_y, test_y = _split(images.reshape(-1, 8, 8, 1), labels, test_fraction, labels)
     mean, std = train_x.mean(), train_x.std()
 
     def scale(x: np.ndarray) -> np.ndarray:
@@ -66,6 +70,80 @@ def digits(test_fraction: float = 0.2) -> Dataset:
     return Dataset(
         scale(train_x), train_y.astype(np.int32), scale(test_x), test_y.astype(np.int32), 10, "digits"
     )
+
+
+def from_sklearn(name: str, test_fraction: float = 0.2) -> Dataset:
+    """One of the small tables that scikit-learn carries, float32. Tasks scale each of its features.
+
+    The split is always the same, stratified where the labels are classes.
+
+    >>> from_sklearn("wine").train_x.shape
+    (142, 13)
+
+    Args:
+      name: "breast_cancer" (569 samples, 30 features, 2 classes), "iris" (150, 4, 3), "wine" (178, 13, 3), or
+        "diabetes" (442, 10), whose labels are numbers, less their mean and divided by their deviation.
+      test_fraction: of the samples, between 0.01 and 0.99.
+
+    Raises:
+      ValueError: where there is none of that name.
+    """
+    import sklearn.datasets  # slow to import
+
+    names = ("breast_cancer", "diabetes", "iris", "wine")
+    if name not in names:
+        raise ValueError(f"name is {name!r}, expected one of {', '.join(names)}")
+    x, y = getattr(sklearn.datasets, f"load_{name}")(return_X_y=True)
+    classes = name != "diabetes"
+    x, y = x.astype(np.float32), y if classes else ((y - y.mean()) / y.std()).astype(np.float32)
+    train_x, test_x, train_y, test_y = _split(x, y, test_fraction, y if classes else None)
+    num_classes = int(y.max()) + 1 if classes else 0
+    return _scaled(name, (train_x, train_y), (test_x, test_y), num_classes)
+
+
+def libsvm(train: Path | str, test: Path | str | None = None, *, num_features: int | None = None) -> Dataset:
+    r"""Files in the format of LIBSVM, svmlight: a label, and index:value for what is not 0, a sample a line.
+
+    As at https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets, packed (.gz, .bz2) or not.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     written = Path(folder, "a").write_text("+1 1:0.5 3:1\n-1 2:2")
+    ...     libsvm(Path(folder, "a")).train_x.toarray()
+    array([[0.5, 0. , 1. ],
+           [0. , 2. , 0. ]])
+
+    Args:
+      train: the file to train on.
+      test: the file to test on, None for none.
+      num_features: D, by default that of the largest index in the files.
+
+    Returns:
+      Inputs are sparse matrices (CSR, float64), labels those in the files, integers where all are.
+
+    Raises:
+      ValueError: where a file is missing or of another format.
+    """
+    from sklearn.datasets import load_svmlight_files  # slow to import
+
+    paths = [str(path) for path in (train, test) if path is not None]
+    try:
+        parts = load_svmlight_files(paths, n_features=num_features)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{' or '.join(paths)} cannot be read as LIBSVM's format: {error}") from error
+    whole = all((y == np.round(y)).all() for y in parts[1::2])
+    parts[1::2] = [y.astype(np.int32 if whole else np.float64) for y in parts[1::2]]
+    train_x, train_y, test_x, test_y = [*parts, None, None][:4]
+    return Dataset(train_x, train_y, test_x, test_y, name=Path(train).name)
+
+
+def _split(x: np.ndarray, y: np.ndarray, test_fraction: float, by: np.ndarray | None) -> list[np.ndarray]:
+    """train_x, test_x, train_y, test_y"""
+    from sklearn.model_selection import train_test_split  # slow to import
+
+    if not 0.01 <= test_fraction <= 0.99:
+        raise ValueError(f"test_fraction is {test_fraction}, expected 0.01 to 0.99")
+    return train_test_split(x, y, test_size=test_fraction, stratify=by, random_state=0)
 
 
 def topics(num_classes: int = 4, *, train: int = 12_000, test: int = 2_000, seed: int = 0) -> Dataset:
@@ -245,7 +323,8 @@ def _scaled(
     channels = np.moveaxis(train_x, -1, 0)
     mean, std = (np.array([f(c, dtype=np.float64) for c in channels], np.float32) for f in (np.mean, np.std))
     std[std == 0] = 1  # a channel that never changes is only shifted
-    train_y, test_y = train_y.astype(np.int32), test_y.astype(np.int32)
+    if num_classes:
+        train_y, test_y = train_y.astype(np.int32), test_y.astype(np.int32)
     return Dataset(train_x, train_y, test_x, test_y, num_classes, name, mean, std)
 
 

@@ -1,7 +1,7 @@
 """n models at once: which of them are computed together, and how their convolutions are.
 
 Under vmap the convolutions of n models, each with kernels of its own, are one convolution in n groups, which
-is slow on CPUs; so is a convolution inside of a loop. As products of matrices they are fast both ways.
+is slow on CPUs and GPUs; so is a convolution inside of a loop. As products of matrices they are fast.
 """
 
 from collections.abc import Callable, Sequence
@@ -52,7 +52,8 @@ def apply(model: nn.Module, params: Any, x: Array, *, patches: bool) -> Array:
 
 
 def default_group(params: Any, num_workers: int, *, patches: bool) -> int:
-    """The fastest as measured on a CPU: one by one for patches of images, all workers together otherwise.
+    """The fastest as measured: all together, but for patches of images one by one on CPUs, and up to 64 on
+    GPUs, where more would take much memory (16 GB for 64 ResNet-20 on 32 images each).
 
     Args:
       params: one model's parameters, arrays or their shapes.
@@ -60,11 +61,13 @@ def default_group(params: Any, num_workers: int, *, patches: bool) -> int:
       patches: whether convolutions are computed by `convolve_patches`.
     """
     images = any(leaf.ndim == _KERNEL_AXES for leaf in jax.tree.leaves(params))
-    return 1 if images and patches else num_workers
+    most = 1 if jax.default_backend() == "cpu" else 64
+    return min(most, num_workers) if images and patches else num_workers
 
 
-def on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
+def default_patches() -> bool:
+    """Whether convolutions are faster by `convolve_patches`, as measured on CPUs and on a GPU."""
+    return jax.default_backend() != "tpu"
 
 
 def convolve_patches(

@@ -5,11 +5,12 @@ It is made once, on the host, from a jax key.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
-from relaysim.checks import check_count
+from relaysim.checks import check_count, check_number
 from relaysim.types import Key
 
 _DEALS = 1000  # how often `dirichlet` deals a group anew to leave nobody empty-handed
@@ -123,6 +124,141 @@ def by_label_shards(
     shards = np.array_split(order[np.argsort(labels[order], kind="stable")], num_shards)
     hands = rng.permutation(num_shards).reshape(num_workers, shards_per_worker)
     return [np.concatenate([shards[i] for i in hand]) for hand in hands]
+
+
+def by_classes(
+    key: Key, labels: np.ndarray, num_workers: int, classes_per_worker: int = 2
+) -> list[np.ndarray]:
+    """Shares of exactly k classes each, the pathological partition: a class is dealt out evenly to those that
+    hold it, of whom there are n k / C or so.
+
+    As in Li et al. 2022, "Federated learning on non-IID data silos: an experimental study" (there #C = k). By
+    contrast, `by_label_shards` makes equal shares of k classes or a few more.
+
+    >>> shares = by_classes(jax.random.key(0), np.arange(40) % 4, 8)
+    >>> (label_counts(shares, np.arange(40) % 4) > 0).sum(1)
+    array([2, 2, 2, 2, 2, 2, 2, 2])
+
+    Args:
+      key: a jax random key.
+      labels: (N,) int, of C kinds.
+      num_workers: n.
+      classes_per_worker: k, from 1 to C; n k must be at least C.
+
+    Returns:
+      n int arrays of indices into `labels`.
+
+    Raises:
+      ValueError: for bad arguments, or where a class has fewer samples than workers that hold it.
+    """
+    labels = _check_labels(labels)
+    _check_workers(num_workers, len(labels))
+    kinds = np.unique(labels)
+    check_count("classes_per_worker", classes_per_worker, 1, len(kinds))
+    if num_workers * classes_per_worker < len(kinds):
+        raise ValueError(
+            f"classes_per_worker is {classes_per_worker}, expected enough for {num_workers} workers to hold "
+            f"all of {len(kinds)} classes"
+        )
+    rng = _rng(key)
+    slots = np.resize(rng.permutation(len(kinds)), num_workers * classes_per_worker)
+    holders = rng.permutation(num_workers).repeat(classes_per_worker)
+    parts: list[list[np.ndarray]] = [[] for _ in range(num_workers)]
+    for kind, label in enumerate(kinds):
+        samples, hold = rng.permutation(np.flatnonzero(labels == label)), holders[slots == kind]
+        if len(samples) < len(hold):
+            raise ValueError(
+                f"labels has {len(samples)} samples of class {label}, expected one for each of the "
+                f"{len(hold)} workers that hold it"
+            )
+        for worker, part in zip(hold, np.array_split(samples, len(hold)), strict=True):
+            parts[worker].append(part)
+    return [np.concatenate(part) for part in parts]
+
+
+def by_owner(owners: Sequence[Any] | np.ndarray, num_workers: int | None = None) -> list[np.ndarray]:
+    """Shares of natural owners: the author of a text, the writer of a digit, a hospital.
+
+    >>> by_owner(["ann", "bob", "ann", "cid"])
+    [array([0, 2]), array([1]), array([3])]
+    >>> by_owner(["ann", "bob", "ann", "cid"], num_workers=2)
+    [array([0, 2]), array([1, 3])]
+
+    Args:
+      owners: (N,) ids of any kind, each sample's.
+      num_workers: n, at most as many as there are owners. The owners, those with the most samples first, are
+        given to the worker that holds the fewest so far, and stay whole. By default each owner is a worker,
+        in the order of their ids.
+
+    Returns:
+      n int arrays of indices.
+    """
+    ids = np.asarray(owners)
+    if ids.ndim != 1 or not len(ids):
+        raise ValueError(f"owners has shape {ids.shape}, expected (N,) ids")
+    kinds, of = np.unique(ids, return_inverse=True)
+    each = np.split(np.argsort(of, kind="stable"), np.cumsum(np.bincount(of))[:-1])
+    if num_workers is None:
+        return each
+    check_count("num_workers", num_workers, 1, len(kinds))
+    shares: list[list[np.ndarray]] = [[] for _ in range(num_workers)]
+    held = np.zeros(num_workers, int)
+    for samples in sorted(each, key=len, reverse=True):
+        worker = held.argmin()
+        shares[worker].append(samples)
+        held[worker] += len(samples)
+    return [np.sort(np.concatenate(share)) for share in shares]
+
+
+def power_law(key: Key, num_samples: int, num_workers: int, exponent: float = 1.0) -> list[np.ndarray]:
+    """Shares drawn uniformly at random whose sizes follow a power law: the r-th largest ∝ r^−a.
+
+    >>> [len(share) for share in power_law(jax.random.key(0), 110, 4)]
+    [52, 26, 18, 14]
+
+    Args:
+      key: a jax random key.
+      num_samples: N.
+      num_workers: n, at most N. Everybody gets one sample at least.
+      exponent: a ≥ 0; 0 makes equal shares.
+
+    Returns:
+      n int arrays of indices below N, the largest first.
+    """
+    _check_workers(num_workers, num_samples)
+    ranks = np.arange(1, num_workers + 1, dtype=float)
+    weights = ranks ** -check_number("exponent", exponent, 0)
+    ends = np.cumsum(weights) / weights.sum() * (num_samples - num_workers)
+    cuts = np.round(ends).astype(int) + np.arange(1, num_workers + 1)
+    return np.split(_rng(key).permutation(num_samples), cuts[:-1])
+
+
+def like(
+    key: Key, shares: Sequence[np.ndarray], labels: np.ndarray, other_labels: np.ndarray
+) -> list[np.ndarray]:
+    """Divide other samples, such as the test part, as these are divided: each class in the same proportions.
+
+    >>> like(jax.random.key(0), [np.array([0]), np.array([1, 2])], np.array([0, 1, 1]), np.array([1, 0]))
+    [array([1]), array([0])]
+
+    Args:
+      key: a jax random key.
+      shares: n int arrays of indices into `labels`.
+      labels: (N,) int.
+      other_labels: (M,) int. Samples of classes that nobody holds are left out.
+
+    Returns:
+      n int arrays of indices into `other_labels`, which may be empty: `supervised(test_shares=)`.
+    """
+    counts, other = label_counts(shares, labels), _check_labels(other_labels)
+    rng, parts = _rng(key), [[np.zeros(0, int)] for _ in shares]
+    for label, held in enumerate(counts.T):
+        samples = rng.permutation(np.flatnonzero(other == label))
+        if held.sum():
+            cuts = np.round(np.cumsum(held)[:-1] / held.sum() * len(samples)).astype(int)
+            for worker, part in enumerate(np.split(samples, cuts)):
+                parts[worker].append(part)
+    return [np.concatenate(part) for part in parts]
 
 
 def check_shares(shares: Sequence[np.ndarray], num_samples: int) -> None:

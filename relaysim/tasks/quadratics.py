@@ -21,15 +21,19 @@ class Quadratics:
     """n least-squares problems over the same d variables. A pytree, to be passed and vmapped over."""
 
     A: Array
-    """(n, d, d)"""
+    """(n, m, d)"""
     b: Array
-    """(n, d)"""
+    """(n, m)"""
     H: Array
     """(d, d) the mean Hessian (1/n) Σ_i A_iᵀ A_i."""
     x_star: Array
     """(d,) the joint optimum, where Σ_i ∇f_i = 0."""
     noise: Array | None = None
     """() σ: each gradient has Gaussian noise ξ added, with E ‖ξ‖² = σ². None: exact gradients."""
+
+    def __repr__(self) -> str:
+        *_, n, _, d = jnp.shape(self.A)
+        return f"Quadratics({n} workers, {d} variables)"
 
     @property
     def num_workers(self) -> int:
@@ -38,19 +42,18 @@ class Quadratics:
     @property
     def zeta2(self) -> Array:
         """The heterogeneity ζ² = (1/n) Σ_i ‖∇f_i(x*)‖²."""
-        _, g = self._exact_grad(jnp.broadcast_to(self.x_star, self.b.shape))
+        _, g = self._exact_grad(jnp.broadcast_to(self.x_star, (self.num_workers, len(self.x_star))))
         return jnp.sum(g**2) / self.num_workers
 
     def init(self, key: Key) -> Array:
         """Every worker starts from x = 0: (n, d)."""
-        return jnp.zeros_like(self.b)
+        return jnp.zeros((self.num_workers, self.A.shape[-1]), self.b.dtype)
 
     def grad(self, key: Key, step: Array, params: Array) -> tuple[Array, Array]:
         """f_i and ∇f_i(x) = A_iᵀ (A_i x − b_i), the latter with noise: params (n, d) -> (n,), (n, d)."""
-        if params.shape != self.b.shape:
-            raise ValueError(
-                f"params has shape {params.shape}, the quadratics have (workers, dim) {self.b.shape}"
-            )
+        shape = (self.num_workers, self.A.shape[-1])
+        if params.shape != shape:
+            raise ValueError(f"params has shape {params.shape}, the quadratics have (workers, dim) {shape}")
         loss, g = self._exact_grad(params)
         if self.noise is not None:
             xi = jax.random.normal(in_one_row(jax.random.fold_in(key, step)), g.shape, g.dtype)
@@ -62,7 +65,7 @@ class Quadratics:
         here = replace(self, A=self.A[workers], b=self.b[workers])
         loss, g = here._exact_grad(params)
         if self.noise is not None:
-            xi = normal_rows(key, steps, workers, self.num_workers, self.b.shape[1], g.dtype)
+            xi = normal_rows(key, steps, workers, self.num_workers, g.shape[1], g.dtype)
             g = g + self.noise / np.sqrt(g.shape[1]) * xi
         return loss, g
 
@@ -94,17 +97,21 @@ class Quadratics:
 def quadratics(A: Array, b: Array, noise: float | Array = 0.0) -> Quadratics:
     """Exactly these problems: f_i(x) = ½ ‖A_i x − b_i‖².
 
+    >>> task = quadratics(jnp.ones((2, 3, 1)), jnp.array([[0.0, 1.0, 2.0], [3.0, 3.0, 3.0]]))
+    >>> task.x_star
+    Array([2.], dtype=float32)
+
     Args:
-      A: (n, d, d); (1/n) Σ_i A_iᵀ A_i must be invertible.
-      b: (n, d).
+      A: (n, m, d), m rows for each worker; (1/n) Σ_i A_iᵀ A_i must be invertible.
+      b: (n, m).
       noise: σ, the root of the expected squared norm of the noise in each gradient.
 
     Raises:
       ValueError: where the shapes do not fit, a number is not finite, or `noise` is negative.
     """
     shape = np.shape(b)
-    if len(shape) != 2 or np.shape(A) != (*shape, shape[1]):
-        raise ValueError(f"A has shape {np.shape(A)} and b {shape}, expected (n, d, d) and (n, d)")
+    if len(shape) != 2 or np.ndim(A) != 3 or np.shape(A)[:2] != shape:
+        raise ValueError(f"A has shape {np.shape(A)} and b {shape}, expected (n, m, d) and (n, m)")
     for name, value in (("A", A), ("b", b), ("noise", noise)):
         if not isinstance(value, jax.core.Tracer) and not np.isfinite(value).all():
             raise ValueError(f"{name} holds numbers that are not finite")

@@ -22,7 +22,12 @@ about 1 + N / 2^24."""
 
 
 def batch_indices(
-    key: Key, step: Array | int, sizes: Array | np.ndarray, batch_size: int, workers: Array | None = None
+    key: Key,
+    step: Array | int,
+    sizes: Array | np.ndarray,
+    batch_size: int,
+    workers: Array | None = None,
+    taken: Array | None = None,
 ) -> Array:
     """The batch of every worker at a step, drawn without replacement.
 
@@ -38,6 +43,8 @@ def batch_indices(
         traced, then unchecked.
       batch_size: B.
       workers: (n,) int, which workers these are; by default 0, 1, ….
+      taken: (n,) int, from 1 to B, how many each worker takes in a step where that is not B. What its row
+        holds beyond them comes in the next step.
 
     Returns:
       (n, B) int32, positions within each worker's share.
@@ -48,15 +55,18 @@ def batch_indices(
     check_sizes(sizes, batch_size)
     workers = jnp.arange(len(sizes)) if workers is None else workers
     steps = jnp.broadcast_to(step, workers.shape)
-    return _batch_indices(key, steps, jnp.asarray(sizes), batch_size, workers)
+    return _batch_indices(key, steps, jnp.asarray(sizes), batch_size, workers, taken)
 
 
 @partial(jax.jit, static_argnames="batch_size")
-def _batch_indices(key: Key, steps: Array, sizes: Array, batch_size: int, workers: Array) -> Array:
+def _batch_indices(
+    key: Key, steps: Array, sizes: Array, batch_size: int, workers: Array, taken: Array | None
+) -> Array:
     step, size = (values.astype(jnp.uint32)[:, None] for values in (steps, sizes))
+    each = batch_size if taken is None else taken.astype(jnp.uint32)[:, None]
     # t B + b, divided by size with rest, but without the product t B, which would overflow.
-    place = step % size * batch_size + jnp.arange(batch_size, dtype=jnp.uint32)[None]
-    epoch = step // size * batch_size + place // size
+    place = step % size * each + jnp.arange(batch_size, dtype=jnp.uint32)[None]
+    epoch = step // size * each + place // size
 
     def keys(worker: Array, epochs: Array) -> Array:
         worker_key = jax.random.fold_in(key, worker)

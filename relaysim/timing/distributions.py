@@ -60,7 +60,7 @@ def constant(value: Any) -> Distribution:
     Raises:
       ValueError: where a number is negative or not finite.
     """
-    return Distribution(of_worker=(Factor(_constant, (check_seconds("value", value, 1),)),))
+    return Distribution(of_worker=(Factor(_constant, (check_seconds("value", value, "(n,)"),)),))
 
 
 def lognormal(mean: float | Array, sigma: float | Array) -> Distribution:
@@ -131,8 +131,8 @@ def uniform(key: Key, number: int) -> Array:
     return jax.random.uniform(key, (number,), jnp.float32).astype(float) + 2**-24
 
 
-def check_seconds(name: str, value: Any, most_axes: int) -> Any:
-    """The value as a float or an array of them, finite and not negative, of so many axes or none."""
+def check_seconds(name: str, value: Any, *shapes: str) -> Any:
+    """The value as a float or an array of them, finite and not negative, of shape () or one like "(n,)"."""
     if isinstance(value, jax.core.Tracer):
         return value
     array = np.asarray(value) if isinstance(value, np.ndarray | jax.Array | list | tuple) else None
@@ -141,10 +141,11 @@ def check_seconds(name: str, value: Any, most_axes: int) -> Any:
             return check_number(name, value, 0)
         except ValueError as error:
             raise ValueError(f"{name} is {shown(value)}, expected a number of at least 0") from error
-    right = array.ndim == most_axes and array.dtype.kind in "fiu"
+    right = array.ndim in [shape.count(",") + (shape != "(n,)") for shape in shapes]
+    right = right and array.dtype.kind in "fiu" and array.size > 0
     if not right or not (np.isfinite(array) & (array >= 0)).all():
-        expected = f"finite numbers of at least 0, one alone or {('', '(n,)', '(n, n)')[most_axes]}"
         smallest = f" with {array.min()}" if right else ""
+        expected = f"finite numbers of at least 0, one alone or {' or '.join(shapes)}"
         raise ValueError(f"{name} is {shown(value)}{smallest}, expected {expected}")
     return array.astype(np.float64)
 

@@ -1,0 +1,130 @@
+"""Sums along edges by gathers alone, for devices that scatter rows slowly, and add them in no fixed order."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from relaysim.types import Array
+
+Weights = Array | np.ndarray | None
+BLOCK = 256  # a long serial sum loses digits, so that of a worker with more edges is made of such blocks
+MOST = 32  # gathers in one pass
+OFTEN = 0.1  # of the workers have an edge that is worth a gather for all
+
+
+class Numbered(NamedTuple):
+    """The edges to n workers, m of them, by rank: the first edge to each worker, the second, and so on."""
+
+    counts: np.ndarray
+    """(n,) edges to each worker"""
+    rank: np.ndarray
+    """(m,) of an edge among those to its worker"""
+    crowded: np.ndarray
+    """(n,) bool, whether there are more than BLOCK."""
+
+
+def numbered(receivers: np.ndarray, num_workers: int) -> Numbered:
+    """Of edges to ascending receivers (m,)."""
+    counts = np.bincount(receivers, minlength=num_workers)
+    return Numbered(
+        counts, np.arange(len(receivers)) - (np.cumsum(counts) - counts)[receivers], counts > BLOCK
+    )
+
+
+def slotted(edges: Numbered, receivers: np.ndarray, often: float) -> np.ndarray:
+    """(K, n) int: an edge to each worker in turn, m where there is none, for as long as `often` of them have
+    one. None of crowded workers."""
+    rank, n, m = edges.rank, len(edges.counts), len(receivers)
+    inside = ~edges.crowded[receivers]
+    K = min(MOST, int((np.bincount(rank[inside]) >= often * n).sum()))
+    slots = np.full((K, n), m)
+    few = np.flatnonzero(inside & (rank < K))
+    slots[rank[few], receivers[few]] = few
+    return slots
+
+
+def blocked(edges: Numbered, receivers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(B, BLOCK) the edges to crowded workers, m for none, and (B,) the worker of each block."""
+    of_worker = np.where(edges.crowded, -(-edges.counts // BLOCK), 0)
+    blocks = np.full((of_worker.sum(), BLOCK), len(receivers))
+    many = np.flatnonzero(edges.crowded[receivers])
+    first = (np.cumsum(of_worker) - of_worker)[receivers[many]]
+    blocks[first + edges.rank[many] // BLOCK, edges.rank[many] % BLOCK] = many
+    return blocks, np.repeat(np.arange(len(edges.counts)), of_worker)
+
+
+def gathered_sum(
+    senders: np.ndarray, receivers: np.ndarray, num_workers: int, edges: np.ndarray | None = None
+) -> Callable[[Weights, Array], Array]:
+    """(weights (m,) or None, x (k, ...)) -> (n, ...): to each worker Σ weight · x[sender], over its edges.
+
+    All workers' first edges are gathered at once, then the second ones, while enough workers have one. What
+    is left of the sums of those with more edges is a problem of the same kind, of fewer workers, whose
+    results are gathered as one more edge; so are the sums of the blocks that make those with very many.
+
+    Args:
+      senders: (m,) int, rows of x.
+      receivers: (m,) int, ascending.
+      num_workers: n.
+      edges: (m,) whose weights they have; 0, 1, … by default.
+    """
+    m, n = len(senders), num_workers
+    edges = np.append(np.arange(m) if edges is None else edges, 0)
+    sources, worker = np.append(senders, 0).astype(np.int32), np.arange(n, dtype=np.int32)
+    by_rank = numbered(receivers, n)
+    slots = slotted(by_rank, receivers, OFTEN)
+    blocks, hubs = blocked(by_rank, receivers)
+    rest = np.flatnonzero(~by_rank.crowded[receivers] & (by_rank.rank >= len(slots)))
+    busy, crowded = np.unique(receivers[rest]), np.unique(hubs)
+    place = np.full(n, len(busy) + len(crowded), np.int32)
+    place[busy], place[crowded] = np.arange(len(busy)), len(busy) + np.arange(len(crowded))
+
+    of_busy = (
+        gathered_sum(senders[rest], np.searchsorted(busy, receivers[rest]), len(busy), edges[rest])
+        if len(rest)
+        else None
+    )
+    of_hubs = (
+        gathered_sum(np.arange(len(hubs)), np.searchsorted(crowded, hubs), len(crowded))
+        if len(hubs)
+        else None
+    )
+
+    def sums(weights: Weights, x: Array) -> Array:
+        own = np.minimum(worker, len(x) - 1)  # what is read where there is no edge: likely at hand
+        there = [None if (slot < m).all() else slot < m for slot in slots]
+        total = sum_slots(weights, x, edges[slots], np.where(slots < m, sources[slots], own), there)
+        more = []
+        if of_busy:
+            more.append(of_busy(weights, x))
+        if of_hubs:
+            in_blocks = messages(weights, x, edges[blocks], sources[blocks], blocks < m)
+            more.append(of_hubs(None, in_blocks.sum(1, dtype=x.dtype)))
+        if more:
+            none = jnp.zeros((1, *x.shape[1:]), x.dtype)
+            total += jnp.concatenate([*more, none]).at[place].get(mode="promise_in_bounds")
+        return total
+
+    return sums
+
+
+def sum_slots(weights: Weights, x: Array, edges: Any, senders: Any, there: Any) -> Array:
+    """(n, ...): the sum of the messages along the edges in the slots (K, n)."""
+    terms = [messages(weights, x, edges[k], senders[k], there[k]) for k in range(len(edges))]
+    return sum(terms, jnp.zeros((edges.shape[1], *x.shape[1:]), x.dtype))
+
+
+def messages(weights: Weights, x: Array, edges: Any, senders: Any, there: Any = None) -> Array:
+    """(..., *) what comes along edges (...) from their senders: weight · x[sender], 0 where none is there."""
+
+    def per_edge(values: Any) -> Array:
+        return jnp.reshape(values, np.shape(values) + (1,) * (x.ndim - 1))
+
+    sent = x.at[senders].get(mode="promise_in_bounds")
+    if isinstance(weights, np.ndarray):  # laid out once and for all
+        sent = per_edge(np.take(weights, edges, mode="clip").astype(x.dtype)) * sent
+    elif weights is not None:
+        sent = per_edge(weights.at[edges].get(mode="clip")).astype(x.dtype) * sent
+    return sent if there is None else jnp.where(per_edge(there), sent, 0)

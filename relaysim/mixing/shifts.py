@@ -1,0 +1,96 @@
+"""Sums along the edges of graphs that are shifts: chains, rings, grids, tori, hypercubes, exponential graphs.
+
+There are few distances between neighbours, so that what comes along all edges of a length is the array of the
+workers, moved on by so many rows. TPUs move whole arrays quickly, and gather rows slowly.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+
+from relaysim.mixing.gathers import Weights, numbered, slotted
+from relaysim.types import Array, rows
+
+MOST = 64  # distances
+LONG = 32  # numbers in a row, from which on a sorted scatter costs less than a gather for each neighbour
+
+
+def rolled(by: int) -> Callable[[Array], Array]:
+    """(n, ...) -> (n, ...): worker i's row to worker i + by modulo n."""
+    return lambda x: jnp.roll(x, by, 0)
+
+
+def shifted_sum(
+    senders: np.ndarray,
+    receivers: np.ndarray,
+    num_workers: int,
+    move: Callable[[int], Callable[[Array], Array]] = rolled,
+) -> Callable[[Weights, Array], Array] | None:
+    """`gathered_sum` for edges whose distances, receiver − sender modulo n, are at most MOST; None otherwise.
+
+    Args:
+      senders: (m,) int.
+      receivers: (m,) int.
+      num_workers: n.
+      move: by how many rows -> what moves an array by so many.
+    """
+    n, m = num_workers, len(senders)
+    distances, which = np.unique((receivers - senders) % n, return_inverse=True)
+    if len(distances) > MOST:
+        return None
+    edges = np.full((len(distances), n), m)
+    edges[which, receivers] = np.arange(m)
+
+    moves = [move(int(distance)) for distance in distances]
+
+    def along(k: int, weights: Weights, x: Array) -> Array:
+        moved, there = moves[k](x), edges[k] < m
+        if isinstance(weights, np.ndarray):
+            moved = rows(np.append(weights, 0)[edges[k]].astype(x.dtype), x) * moved
+        elif weights is not None:
+            moved = rows(weights.at[edges[k]].get(mode="clip"), x).astype(x.dtype) * moved
+        return moved if there.all() else jnp.where(rows(there, x), moved, 0)
+
+    def sums(weights: Weights, x: Array) -> Array:
+        return sum((along(k, weights, x) for k in range(len(distances))), jnp.zeros_like(x))
+
+    return sums
+
+
+def transposed_sum(
+    senders: np.ndarray, receivers: np.ndarray, num_workers: int
+) -> Callable[[Weights, Array], Array]:
+    """`gathered_sum` with the workers last, for TPUs, which would pad short rows to 128 numbers.
+
+    Args:
+      senders: (m,) int.
+      receivers: (m,) int, ascending.
+      num_workers: n.
+    """
+    by_rank, n = numbered(receivers, num_workers), num_workers
+    full = slotted(by_rank, receivers, 1.0)
+    rest = np.flatnonzero(by_rank.rank >= len(full))
+
+    def along(weights: Weights, x: Array, edges: np.ndarray) -> Array:
+        sent = columns_of(x, senders[edges])
+        return sent if weights is None else jnp.asarray(weights[edges], x.dtype) * sent
+
+    def sums(weights: Weights, x: Array) -> Array:
+        gathers = full if x[0].size < LONG else full[:0]  # of long rows the sorted edges are cheaper
+        total = sum((along(weights, x, edges) for edges in gathers), jnp.zeros((x[0].size, n), x.dtype))
+        if len(others := rest if len(gathers) else np.arange(len(receivers))):
+            at = total.at[:, receivers[others].astype(np.int32)]
+            total = at.add(along(weights, x, others), mode="promise_in_bounds", indices_are_sorted=True)
+        return total.T.reshape(n, *x.shape[1:])
+
+    return sums
+
+
+def columns_of(x: Array, workers: np.ndarray) -> Array:
+    """(d, m): the numbers of each of these workers (m,) in a column."""
+    columns = x.reshape(len(x), -1).T
+    first = int(workers[0])
+    if (workers == np.arange(first, first + len(workers))).all():
+        return columns[:, first : first + len(workers)]
+    return columns.at[:, workers.astype(np.int32)].get(mode="promise_in_bounds")

@@ -1,0 +1,216 @@
+"""A number over the course of runs."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from relaysim import palette
+from relaysim.simulate import Trace
+
+Runs = Mapping[str, Trace | Sequence[Trace]]
+Band = Literal["range", "deviation", "lines", "none"]
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
+MARKERS = "osD^vP*X<>"
+
+
+def curves(
+    traces: Runs,
+    metric: str,
+    *,
+    x: str = "step",
+    steps_per_epoch: int | None = None,
+    band: Band = "range",
+    log: bool | None = None,
+    log_x: bool = False,
+    ax: Axes | None = None,
+) -> Axes:
+    """A metric over the course of one or more runs: the mean over workers and seeds, and a band around it.
+
+    A label that names a method has that method's colour in all figures. Labels of one method, and those that
+    come after, differ in dashes and markers as well.
+
+    >>> import jax, optax, relaysim as rs
+    >>> task = rs.tasks.random_quadratics(jax.random.key(0), 4, 3)
+    >>> method = rs.relaysgd(task.grad, rs.relay_sum(rs.topology.chain(4)), optax.sgd(0.1))
+    >>> trace = rs.simulate(jax.random.key(1), method, task.init(None), num_steps=9, measure=task.measure)
+    >>> curves({"RelaySGD": trace}, "worker_suboptimality", x="bytes_sent").get_ylabel()
+    'worker suboptimality'
+
+    Args:
+      traces: a trace, or the traces of several seeds, by label.
+      metric: the name of a metric (R,) or (R, n).
+      x: "step", "epoch", or a metric (R,) or (R, n) to go along the axis, such as "bytes_sent" or "seconds"
+        where there are any: the mean over workers and seeds, while thin lines have their own.
+      steps_per_epoch: of x = "epoch".
+      band: from the lowest worker and seed to the highest; the standard deviation to both sides; a thin line
+        for each; or nothing.
+      log: a logarithmic axis; by default where the values are positive and span more than two decades.
+      log_x: likewise along x.
+      ax: where to draw; new axes by default.
+
+    Raises:
+      ValueError: where a trace lacks the metric, or an argument does not fit.
+    """
+    if band not in ("range", "deviation", "lines", "none"):
+        raise ValueError(f"band is {band!r}, expected 'range', 'deviation', 'lines' or 'none'")
+    if (x == "epoch") != (steps_per_epoch is not None):
+        raise ValueError(f"steps_per_epoch is {steps_per_epoch}, expected a number with x = 'epoch' alone")
+    ax = ax if ax is not None else plt.subplots(figsize=(6, 4), layout="constrained")[1]
+    drawn = []
+    for label, style in _styles(traces).items():
+        given = traces[label]
+        runs: list[Trace] = [given] if isinstance(given, Trace) else list(given)
+        lines = np.concatenate([_columns(run, metric) for run in runs], 1)
+        along = np.concatenate([_columns(run, x) for run in runs], 1) / (steps_per_epoch or 1)
+        _draw(ax, along, lines, band, label, style)
+        drawn.append(lines)
+    if log if log is not None else _spans_decades(drawn):
+        ax.set_yscale("log")
+    if log_x:
+        ax.set_xscale("log")
+    ax.set(xlabel=x.replace("_", " "), ylabel=metric.replace("_", " "))
+    ax.legend(frameon=False, handlelength=3)
+    sns.despine(ax=ax)
+    return ax
+
+
+def panels(groups: Mapping[str, Runs], metric: str, *, columns: int = 4, **options: Any) -> Figure:
+    """A panel with `curves` for each group of runs, on the same scale and with one legend.
+
+    >>> import jax, optax, relaysim as rs
+    >>> task = rs.tasks.random_quadratics(jax.random.key(0), 4, 3)
+    >>> method = rs.relaysgd(task.grad, rs.relay_sum(rs.topology.chain(4)), optax.sgd(0.1))
+    >>> trace = rs.simulate(jax.random.key(1), method, task.init(None), num_steps=9, measure=task.measure)
+    >>> figure = panels({"this": {"RelaySGD": trace}, "that": {"RelaySGD": trace}}, "suboptimality")
+    >>> [ax.get_title() for ax in figure.axes]
+    ['this', 'that']
+
+    Args:
+      groups: the traces of `curves`, by the title of their panel.
+      metric: as in `curves`.
+      columns: panels beside each other.
+      options: those of `curves`.
+
+    Raises:
+      ValueError: where there is no group, and as `curves`.
+    """
+    if not groups:
+        raise ValueError("groups is empty, expected traces by label, by the title of a panel")
+    wide = min(columns, len(groups))
+    high = -(-len(groups) // wide)
+    size = (1 + 3.2 * wide, 0.8 + 2.9 * high)
+    figure, axes = plt.subplots(high, wide, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for ax, (title, runs) in zip(axes.flat, groups.items(), strict=False):
+        curves(runs, metric, ax=ax, **options).set_title(title)
+        ax.label_outer()
+    for ax in axes.flat[len(groups) :]:
+        ax.remove()
+    _one_legend(figure)
+    return figure
+
+
+def comparison(curves: pd.DataFrame, metric: str, *, x: str = "step", band: Band = "range") -> Figure:
+    """A metric over the course of runs, a panel for each task: each method's mean over the seeds, and a band.
+
+    >>> table = pd.DataFrame({"task": "t", "method": "D²", "seed": [0, 0, 1, 1], "step": [1, 2, 1, 2]})
+    >>> comparison(table.assign(metric="loss", value=[4.0, 2, 3, 1]), "loss").axes[0].get_ylabel()
+    'loss'
+
+    Args:
+      curves: those of a `Comparison`, with the columns task, method, seed, step, metric and value.
+      metric: which metric.
+      x: "step", or another metric, such as "seconds", whose mean goes along the axis.
+      band: as in `curves`.
+
+    Raises:
+      ValueError: where the curves lack the metric.
+    """
+    known = sorted(set(curves.metric))
+    if metric not in known:
+        raise ValueError(f"metric is {metric!r}, expected one of {', '.join(known)}")
+    if x not in ("step", *known):
+        raise ValueError(f"x is {x!r}, expected 'step' or one of {', '.join(known)}")
+    every, curves = curves, curves[curves.metric == metric]
+    tasks, styles = list(dict.fromkeys(curves.task)), _styles(dict.fromkeys(curves.method))
+    size = (1 + 3.6 * len(tasks), 3.8)
+    figure, axes = plt.subplots(1, len(tasks), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for ax, task in zip(axes[0], tasks, strict=True):
+        for method, runs in curves[curves.task == task].groupby("method", sort=False):
+            seeds = runs.pivot(index="step", columns="seed", values="value")
+            along = seeds.index.to_numpy()
+            if x != "step":
+                own = every[(every.task == task) & (every.method == method) & (every.metric == x)]
+                along = own.groupby("step").value.mean()[seeds.index].to_numpy()
+            _draw(ax, along[:, None], seeds.to_numpy(), band, str(method), styles[str(method)])
+        ax.set(title=task, xlabel=x.replace("_", " "))
+    if _spans_decades([curves.value.to_numpy()]):
+        axes[0, 0].set_yscale("log")
+    axes[0, 0].set(ylabel=metric.replace("_", " "))
+    _one_legend(figure)
+    sns.despine(figure)
+    return figure
+
+
+def _styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """What tells the lines apart: colours, and dashes and markers for those who see no colours."""
+    return {
+        label: {"color": colour, "linestyle": DASHES[i % len(DASHES)], "marker": MARKERS[i % len(MARKERS)]}
+        for i, (label, colour) in enumerate(palette.colours(labels).items())
+    }
+
+
+def _columns(run: Trace, name: str) -> np.ndarray:
+    """(R, 1) or (R, n) steps or a metric of a trace."""
+    if name in ("step", "epoch"):
+        return np.asarray(run.steps, float)[:, None]
+    if name not in run.metrics:
+        raise ValueError(f"metric {name!r} is not in the trace, expected one of {sorted(run.metrics)}")
+    values = np.asarray(run.metrics[name], float)
+    if values.ndim not in (1, 2) or len(values) != len(run.steps):
+        raise ValueError(f"metric {name!r} is of shape {values.shape}, expected (R,) or (R, n) of one run")
+    return values.reshape(len(values), -1)
+
+
+def _draw(ax: Axes, x: np.ndarray, lines: np.ndarray, band: Band, label: str, style: dict[str, Any]) -> None:
+    """The mean of lines (R, k), with about eight markers, and what is around it; x is (R, any number)."""
+    colour, mean, each, x = style["color"], lines.mean(1), x, x.mean(1)
+    if band == "lines" and lines.shape[1] > 1:
+        thin = float(np.clip(2 / lines.shape[1] ** 0.8, 0.15, 0.6))
+        ax.plot(each if each.shape == lines.shape else x, lines, color=colour, linewidth=0.5, alpha=thin)
+    elif band in ("range", "deviation") and lines.shape[1] > 1:
+        low, high = lines.min(1), lines.max(1)
+        if band == "deviation":
+            low, high = mean - lines.std(1), mean + lines.std(1)
+        ax.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+    every = max(len(x) // 8, 1)
+    ax.plot(x, mean, linewidth=1.8, markersize=4.5, markevery=every, label=label, **style)
+
+
+def _spans_decades(values: Sequence[np.ndarray]) -> bool:
+    """Whether all finite values are positive and span more than two decades."""
+    finite = np.concatenate([v[np.isfinite(v)].ravel() for v in values]) if len(values) else np.zeros(0)
+    return bool(finite.size and 0 < 100 * finite.min() < finite.max())
+
+
+def _one_legend(figure: Figure) -> None:
+    """Of all axes, below them."""
+    handles: dict[str, Any] = {}
+    for ax in figure.axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+        if ax.legend_ is not None:
+            ax.legend_.remove()
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+        handlelength=3,
+    )

@@ -1,0 +1,34 @@
+"""Figures and animations as files."""
+
+from pathlib import Path
+
+from matplotlib.animation import FuncAnimation, HTMLWriter, PillowWriter
+from matplotlib.figure import Figure
+
+from relaysim import io
+
+
+def save(figure: Figure | FuncAnimation, path: Path | str) -> Path:
+    """Write a figure (.png, .pdf, .svg) or an animation (.gif, .html), whole or not at all.
+
+    >>> import relaysim as rs
+    >>> save(rs.plot.topology(rs.topology.ring(5)).figure, "out/ring.png")
+    PosixPath('out/ring.png')
+
+    Raises:
+      ValueError: where an animation has another ending.
+      OSError: where it cannot be written.
+    """
+    path = Path(path)
+    with io.whole(path) as beside:
+        if isinstance(figure, FuncAnimation):
+            writers = {
+                ".gif": PillowWriter(fps=5),
+                ".html": HTMLWriter(fps=5, embed_frames=True, default_mode="loop"),
+            }
+            if path.suffix not in writers:
+                raise ValueError(f"path is {path}, expected an ending out of {', '.join(writers)}")
+            figure.save(beside, writer=writers[path.suffix], dpi=80)
+        else:
+            figure.savefig(beside, dpi=150)
+    return path
