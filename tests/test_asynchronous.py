@@ -422,6 +422,17 @@ def test_digits(name):
     assert trace.metrics["accuracy"][-1].mean() > 0.8
 
 
+@pytest.mark.parametrize("name", ["ad_psgd", "relaysgd", "push_sum"])
+def test_before_anybody_is_done_nothing_happens(name):
+    """A record without events, one without any before, and a run that ends before the first."""
+    network = timing.Network(compute=1.0, latency=0.1)
+    method = getattr(asynchronous, name)(problem(4).grad_at, topology.chain(4), optax.sgd(RATE))
+    start = np.ones((4, DIM))
+    trace = asynchronous.simulate(jax.random.key(0), method, network, start, seconds=1.6, every=0.4)
+    assert trace.steps.tolist() == [0, 0, 4, 4]
+    assert len(asynchronous.lay_out(jax.random.key(0), method, network, start, seconds=0.5).events.time) == 0
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.data())
 def test_waves_keep_what_waits_behind_what_it_waits_for(data):

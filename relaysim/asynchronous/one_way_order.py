@@ -174,7 +174,8 @@ def _table(
         column(slot[written], writes, NOBODY),
         column(place[writer[written]], writes, 0),
     )
-    return table, np.repeat(sender, length)
+    slots = np.repeat(sender, length)
+    return table, slots if len(slots) else np.zeros(1, int)  # one at least, where nobody reads anything
 
 
 def _turns(topology: Topology) -> np.ndarray:

@@ -155,14 +155,15 @@ def replay(
     start_key, _ = jax.random.split(key)
     start = program(_begin, (method,), (start_key, order.layout, given), ())
     waves = jax.tree.map(lambda v: jnp.asarray(v, jnp.int32 if v.dtype.kind in "iu" else None), order.waves)
-    records = _records(order)
-    traced = is_traced((key, given, start.closed_over))
-    at_once = 1 if progress and not traced else len(order.seconds)
+    records, num_records = _records(order), len(order.seconds)
 
-    def advance(first: int) -> tuple[Program, Any]:
-        kept = waves, jax.tree.map(lambda v: v[first : first + at_once], records)
+    def advance(first: int, last: int) -> tuple[Program, Any]:
+        kept = waves, jax.tree.map(lambda v: v[first:last], records)
         return program(_advance, (method, measure), kept, start.outputs), kept
 
+    whole, _ = advance(0, num_records)
+    traced = is_traced((key, given, start.closed_over, whole.closed_over))
+    at_once = 1 if progress and not traced else num_records
     carry, made = start((start_key, order.layout, given), ()), []
     taken = np.append(0, order.counts.sum(1))
     bar = tqdm(
@@ -172,8 +173,8 @@ def replay(
         unit="step",
     )
     with bar:
-        for first in range(0, len(order.seconds), at_once):
-            run, kept = advance(first)
+        for first in range(0, num_records, at_once):
+            run, kept = advance(first, first + at_once)
             carry, record = run(kept, carry)
             made.append(jax.block_until_ready(record) if not traced else record)
             bar.update(int(taken[first + at_once] - taken[first]))
