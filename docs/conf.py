@@ -78,6 +78,11 @@ def pages():
             yield full, f"{title}\n{'=' * len(title)}\n\n.. auto{kind}:: {full}\n{index}"
 
 
+def page(module):
+    """The name of a module's page, which differs from that of a class in more than capitals."""
+    return f"{module}.index"
+
+
 def summary(value):
     """The first sentence of a docstring."""
     text = (inspect.getdoc(value) or "").split("\n\n")[0].replace("\n", " ")
@@ -109,8 +114,8 @@ def write_api(folder):
             told = "" if is_data else escaped([summary(value)])[0]
             lines += [f"   * - :doc:`{name} <{module}.{name}>`", f"     - {told}"]
         lines += ["", ".. toctree::", "   :hidden:", "", *(f"   {module}.{name}" for name in names), ""]
-        (folder / f"{module}.rst").write_text("\n".join(lines))
-    listed = "\n".join(f"   {module}" for module, _ in walk())
+        (folder / f"{page(module)}.rst").write_text("\n".join(lines))
+    listed = "\n".join(f"   {page(module)}" for module, _ in walk())
     title = "API reference\n=============\n\nAfter ``import relaysim as rs``.\n\n"
     (folder / "index.rst").write_text(f"{title}.. toctree::\n   :maxdepth: 1\n\n{listed}\n")
 

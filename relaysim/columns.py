@@ -121,7 +121,7 @@ def scan(body: Callable, carry: Any, xs: Any, length: int, *, in_pairs: bool) ->
 
     if not in_pairs or length == 1:
         return scanned(1)(carry, xs)
-    return by_platform(carry, xs, cpu=scanned(1), default=scanned(2))
+    return by_platform(carry, xs, cpu=scanned(1), tpu=scanned(1), default=scanned(2))
 
 
 def repeated(step: Callable[[Any], Any], times: int | Array, carry: Any) -> Any:
@@ -143,7 +143,7 @@ def repeated(step: Callable[[Any], Any], times: int | Array, carry: Any) -> Any:
             return step(carry) if times % 2 else carry
         return jax.lax.fori_loop(0, times % 2, lambda _, carry: step(carry), carry)
 
-    return by_platform(carry, cpu=one_by_one, default=in_turn)
+    return by_platform(carry, cpu=one_by_one, tpu=one_by_one, default=in_turn)
 
 
 def settled(x: Any) -> Any:

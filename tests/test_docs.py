@@ -2,9 +2,14 @@
 
 import importlib.util
 import inspect
+import re
+import shutil
 import subprocess
 import sys
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import matplotlib.pyplot as plt
 import pytest
@@ -74,7 +79,63 @@ def site(tmp_path_factory):
 @pytest.mark.slow
 def test_pages_are_the_public_names(site, conf):
     built = {path.stem for path in (site / "api").glob("relaysim*.html")}
-    assert built == {name for name, _ in conf.pages()} | {module for module, _ in conf.walk()}
+    assert built == {name for name, _ in conf.pages()} | {conf.page(module) for module, _ in conf.walk()}
     trace = (site / "api/relaysim.Trace.html").read_text()
     assert all(f'id="relaysim.Trace.{field}"' in trace for field in rs.Trace._fields)
     assert "Alias for field number" not in trace
+
+
+@pytest.fixture(scope="module")
+def browse(site):
+    """Opens a page of the site in headless Chromium: (page, the text of the document, what was not found)."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    asked = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(site))
+
+        def log_request(self, code="-", size="-"):
+            asked.append((int(code), self.path))
+
+    def browse(page):
+        asked.clear()
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom"]
+        address = f"http://localhost:{server.server_port}/{page}"
+        done = subprocess.run([chromium, *flags, address], text=True, capture_output=True, timeout=240)
+        return done.stdout, [path for code, path in asked if code >= 400 and path != "/favicon.ico"]
+
+    with ThreadingHTTPServer(("localhost", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield browse
+        server.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page",
+    ["index", "start/gallery", "tutorial/compare", "tables", "notebooks/compare", "api/relaysim.dpsgd"],
+)
+def test_a_browser_finds_all_of_a_page(browse, page):
+    document, missing = browse(f"{page}.html")
+    assert not missing
+    assert "relaysim" in document and len(document) > 5000
+
+
+@pytest.mark.slow
+def test_search_in_a_browser(browse):
+    document, missing = browse("search.html?q=quasi_global_momentum")
+    assert not missing and "api/relaysim.quasi_global_momentum.html" in document
+
+
+@pytest.mark.slow
+def test_pictures_and_links_of_all_pages_are_there(site):
+    """Without a browser: every picture, and every link within the site, is a file."""
+    missing = []
+    for page in site.rglob("*.html"):
+        for path in re.findall(r'(?:src|href)="([^"#?:]+)[#?]?[^":]*"', page.read_text()):
+            if path and not (page.parent / unquote(path)).exists():
+                missing.append((page.relative_to(site), path))
+    assert not missing

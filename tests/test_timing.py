@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 import pytest
 
 import relaysim as rs
@@ -280,3 +281,24 @@ def test_comparisons_are_dated_too():
     assert line.get_xdata()[-1] == pytest.approx(
         ends.mean()
     ) and found.table.seconds.tolist() == pytest.approx(ends)
+
+
+def test_a_slow_step_travels_a_hop_a_step():
+    from click.testing import CliRunner
+
+    from relaysim import cli
+
+    with CliRunner().isolated_filesystem():
+        done = CliRunner().invoke(
+            cli.app, ["study", "stragglers", "--smoke", "--out", "."], catch_exceptions=False
+        )
+        assert done.exit_code == 0 and done.output.split() == ["stragglers.csv", "stragglers.png"]
+        table = pd.read_csv("stragglers.csv")
+    even = table[table.times == "every step takes 1 s"]
+    waited = even.pivot_table(index="graph", columns=["worker", "step"], values="waited")
+    ring, all_reduce = (waited.loc[graph].to_numpy().reshape(16, -1) for graph in ("ring", "all-reduce"))
+    hops = np.minimum(abs(np.arange(16) - 8), 16 - abs(np.arange(16) - 8))
+    expected = np.zeros_like(ring)
+    expected[np.arange(16), 5 + np.maximum(hops - 1, 0)] = 5.0 * (hops > 0)
+    np.testing.assert_allclose(ring, expected, atol=1e-9)
+    np.testing.assert_allclose(all_reduce[:, 5], 5.0 * (hops > 0), atol=1e-9)

@@ -214,7 +214,8 @@ class _Neighbours:
 def _entries(w: Any, columns: np.ndarray) -> np.ndarray:
     """(n, K): of row i of a sparse matrix those in the columns (n, K)."""
     row = np.broadcast_to(np.arange(len(columns))[:, None], columns.shape)
-    return np.asarray(w[row.ravel(), columns.ravel()]).reshape(columns.shape)
+    entries = w[row.ravel(), columns.ravel()] if columns.size else np.zeros(0)
+    return np.asarray(entries).reshape(columns.shape)
 
 
 def _known(x: Array) -> Array:
