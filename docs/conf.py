@@ -161,8 +161,6 @@ def process(app, what, name, obj, options, lines):
     lines[:] = first + escaped(lines)
 
 
-write_api(HERE / "api")
-
-
 def setup(app):
+    write_api(HERE / "api")
     app.connect("autodoc-process-docstring", process, priority=400)

@@ -53,6 +53,14 @@ def relay_sum(
     So worker j's contribution reaches worker i after max(dist(i, j) − 1, 0) calls. The messages carry a
     count of the contributions in them; (n − count) are missing, at the start or where messages were lost.
 
+    >>> import relaysim as rs
+    >>> mixer = relay_sum(rs.topology.chain(3))
+    >>> start, x = jnp.zeros((3, 1)), jnp.array([[3.0], [0.0], [0.0]])
+    >>> state, once = mixer.mix(jax.random.key(0), 0, mixer.init(start), x)
+    >>> state, twice = mixer.mix(jax.random.key(0), 1, state, x)
+    >>> once.ravel().tolist(), twice.ravel().tolist()
+    ([1.0, 1.0, 0.0], [1.0, 1.0, 1.0])
+
     Args:
       trees: a tree (of networkx, too), or a list of several on the same workers: the parameters are then
         dealt out evenly to the trees, every k-th element to each, which shares the load at the volume of one
