@@ -14,6 +14,8 @@ from relaysim.simulate import Trace
 if TYPE_CHECKING:
     import pandas as pd
 
+__all__ = ["save_table", "tidy", "unstack"]
+
 
 def tidy(trace: Trace) -> "pd.DataFrame":
     """One number a row: columns step, metric, worker (missing where it is not one worker's) and value.

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from relaysim.topology import depth_first, renumber
 from relaysim.types import Array, Stacked
 
-__all__ = ["check_mesh", "depth_first", "fetch", "lies_over", "mesh", "place", "renumber", "spread"]
+__all__ = ["depth_first", "fetch", "mesh", "place", "renumber"]
 
 
 def mesh(devices: Any = None, axis: str = "workers") -> Mesh:

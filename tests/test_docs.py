@@ -51,6 +51,24 @@ def test_every_public_name_is_told_of(conf):
                 assert value.__doc__ and not value.__doc__.startswith(f"{name}("), f"{module}.{name}"
 
 
+WITHOUT_EXAMPLE = {
+    *("tasks.datasets.cifar10", "tasks.datasets.fashion_mnist", "tasks.datasets.mnist"),  # which want files
+    "tasks.datasets.huggingface",
+}
+
+
+def test_every_public_function_has_an_example(conf):
+    """Which the tests run: doctests."""
+    without = {
+        f"{module}.{name}".removeprefix("relaysim.")
+        for module, names in conf.walk()
+        for name in names
+        if inspect.isfunction(value := getattr(importlib.import_module(module), name))
+        and ">>>" not in (value.__doc__ or "")
+    }
+    assert without == WITHOUT_EXAMPLE
+
+
 def test_docstrings_become_restructured_text(conf):
     lines = ["x_ of `a_` * b:", "", "    x ← W_ (x + u)", "", "- more*", ">>> a * b"]
     told = conf.escaped(lines)
