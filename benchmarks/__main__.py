@@ -8,7 +8,19 @@ import click
 import matplotlib
 import pandas as pd
 
-from benchmarks import compiled, compiling, cost, devices, floor, folded, loops, precision, stacked, tuning
+from benchmarks import (
+    compiled,
+    compiling,
+    cost,
+    devices,
+    floor,
+    folded,
+    loops,
+    methods,
+    precision,
+    stacked,
+    tuning,
+)
 from benchmarks.timing import machine
 from relaysim import io, plot
 from relaysim.platforms import NotInstalled
@@ -23,6 +35,7 @@ BENCHMARKS = {
     "precision": precision,
     "tuning": tuning,
     "stacked": stacked,
+    "methods": methods,
     "compiled": compiled,
 }
 

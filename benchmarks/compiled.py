@@ -88,8 +88,9 @@ def loop(method: rs.Algorithm, models: Any, device: Any, over: Any, count: int =
     run = jax.eval_shape(partial(engine.begin, method), key, models)
     laid = run if not isinstance(over, NamedSharding) else jax.tree.map(partial(_lay, over, models), run)
     made = program(steps, (method, count), key, laid, device.platform)
-    flat = SingleDeviceSharding(device) if laid is run else NamedSharding(over.mesh, P())
-    return made.compiled_for(device.platform, flat, key, laid)
+    return made.compiled_for(
+        device.platform, SingleDeviceSharding(device) if laid is run else None, key, laid
+    )
 
 
 def _lay(over: NamedSharding, models: Any, leaf: Any) -> jax.ShapeDtypeStruct:

@@ -1,7 +1,7 @@
 """The site: `make docs`. Here the pages of the API are made, one for each public name."""
 
-import importlib
 import inspect
+import pkgutil
 import re
 import shutil
 import sys
@@ -56,7 +56,7 @@ def public(module):
 
 def walk(name="relaysim"):
     """(module, its public names that are no modules), for all public modules from the top down."""
-    module = importlib.import_module(name)
+    module = pkgutil.resolve_name(name)
     inner = {n: getattr(module, n) for n in public(module)}
     modules = [n for n, value in inner.items() if isinstance(value, types.ModuleType)]
     yield name, [n for n in inner if n not in modules]
@@ -69,7 +69,7 @@ def pages():
     seen = set()
     for module, names in walk():
         for name in names:
-            value = getattr(importlib.import_module(module), name)
+            value = getattr(pkgutil.resolve_name(module), name)
             kind = "class" if inspect.isclass(value) else "function" if inspect.isroutine(value) else "data"
             title, full = f"{module.removeprefix('relaysim.')}.{name}", f"{module}.{name}"
             title = f"rs.{title.removeprefix('relaysim.')}"
@@ -96,7 +96,7 @@ def write_api(folder):
         (folder / f"{name}.rst").write_text(text)
     for module, names in walk():
         title = module.replace("relaysim", "rs", 1)
-        about = inspect.getdoc(importlib.import_module(module)) or ""
+        about = inspect.getdoc(pkgutil.resolve_name(module)) or ""
         lines = [
             title,
             "=" * len(title),
@@ -109,7 +109,7 @@ def write_api(folder):
             "",
         ]
         for name in names:
-            value = getattr(importlib.import_module(module), name)
+            value = getattr(pkgutil.resolve_name(module), name)
             is_data = not (inspect.isclass(value) or inspect.isroutine(value))
             told = "" if is_data else escaped([summary(value)])[0]
             lines += [f"   * - :doc:`{name} <{module}.{name}>`", f"     - {told}"]

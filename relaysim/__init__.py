@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from relaysim import (
     asynchronous,
+    attack,
     catalogue,
     compress,
     faults,
@@ -63,6 +64,7 @@ from relaysim.mixing import (
     push,
     random_matching,
     relay_sum,
+    robust,
     time_varying,
 )
 from relaysim.simulate import Divergence, RunState, Trace, estimate_memory, simulate
@@ -91,6 +93,7 @@ __all__ = [
     "all_reduce",
     "allreduce",
     "asynchronous",
+    "attack",
     "beer",
     "best",
     "btpp",
@@ -140,6 +143,7 @@ __all__ = [
     "relay_sum",
     "relaysgd",
     "relaysgd_grad",
+    "robust",
     "search",
     "sharding",
     "simulate",

@@ -14,6 +14,7 @@ _PAPER = "relaysim.papers.relaysum"
 _FIGURES = {name: f"{_PAPER}.figure{name}" for name in ("2", "3", "5", "6", "9")}
 _FIGURES |= dict.fromkeys(("7", "8", "10"), f"{_PAPER}.heterogeneity")
 _FIGURES |= {name: f"relaysim.studies.{name}" for name in ("compressed", "scaling")}
+_STUDIES = ("adversaries", "btpp", "churn", "compressed", "rates", "scaling", "seconds", "stragglers")
 _TABLES = ("2", "topologies", "4", "5", "scaling")
 
 
@@ -116,22 +117,23 @@ def figure(name: str, out: Path, smoke: bool, seeds: int | None, published: Path
 
 
 @app.command()
-@click.argument("name", type=click.Choice(["btpp"]))
+@click.argument("name", type=click.Choice(_STUDIES))
 @_out("out/study")
-@click.option("--workers", type=click.IntRange(2), multiple=True, help="How many. Can be given again.")
-@click.option("--seeds", type=click.IntRange(1), default=5, help="How many seeds.")
-@click.option("--steps", type=click.IntRange(30), default=300, help="Of each run, a multiple of 30.")
+@click.option("--smoke", is_flag=True, help="Few and small problems.")
 @_one_line
-def study(name: str, out: Path, workers: tuple[int, ...], seeds: int, steps: int) -> None:
-    """The public comparison of B-ary tree push-pull with RelaySGD, each method at a rate of its own."""
+def study(name: str, out: Path, smoke: bool) -> None:
+    """A study of our own, as a tidy table and a picture: liars (adversaries), the public comparison of B-ary
+    tree push-pull with RelaySGD (btpp), workers that come and go (churn), compressed relays (compressed),
+    predicted rates beside measured ones (rates), many workers (scaling), seconds to accuracy (seconds), how
+    one slow step spreads (stragglers)."""
     from relaysim import io, plot
-    from relaysim.studies import btpp
+    from relaysim.compare import Comparison
 
-    found = btpp.run(workers or btpp.SIZES, seeds=seeds, num_steps=steps, out=out / "runs")
-    click.echo(btpp.table(found).to_string())
-    for kind, rows in (("table", found.table), ("summary", found.summary), ("tried", found.tried)):
-        click.echo(io.save_table(rows, out / f"{name}_{kind}.csv"))
-    click.echo(plot.save(btpp.picture(found), out / f"{name}.png"))
+    module = import_module(f"relaysim.studies.{name}")
+    found = module.run(smoke)
+    table = found.summary if isinstance(found, Comparison) else found
+    click.echo(io.save_table(table, out / f"{name}.csv"))
+    click.echo(plot.save(module.picture(found), out / f"{name}.png"))
 
 
 @app.command()

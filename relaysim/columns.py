@@ -63,7 +63,7 @@ def on_columns(function: Callable) -> Callable:
         out = jax.tree.map(back, called(*laid), jax.eval_shape(function, *each))
         return out, jax.tree.map(lambda _: True, out)
 
-    return called
+    return _differentiable(called, function)
 
 
 def repeat(step: Callable[[Any], Any], times: int, carry: Any) -> Any:
@@ -102,7 +102,15 @@ def repeat(step: Callable[[Any], Any], times: int, carry: Any) -> Any:
         ]
         return out, of_leaves
 
-    return jax.tree.unflatten(treedef, called(closed.consts, leaves))
+    out = _differentiable(called, functools.partial(loop, once))(closed.consts, leaves)
+    return jax.tree.unflatten(treedef, out)
+
+
+def _differentiable(called: Callable, plain: Callable) -> Callable:
+    """`called`, with the derivatives of the same function without a rule for vmap, which has no transpose."""
+    function = jax.custom_jvp(called)
+    function.defjvp(lambda given, directions: jax.jvp(plain, given, directions))
+    return function
 
 
 def scan(body: Callable, carry: Any, xs: Any, length: int, *, in_pairs: bool) -> tuple[Any, Any]:
@@ -113,7 +121,7 @@ def scan(body: Callable, carry: Any, xs: Any, length: int, *, in_pairs: bool) ->
 
     if not in_pairs or length == 1:
         return scanned(1)(carry, xs)
-    return by_platform(carry, xs, cpu=scanned(1), default=scanned(2))
+    return by_platform(carry, xs, cpu=scanned(1), tpu=scanned(1), default=scanned(2))
 
 
 def repeated(step: Callable[[Any], Any], times: int | Array, carry: Any) -> Any:
@@ -135,7 +143,7 @@ def repeated(step: Callable[[Any], Any], times: int | Array, carry: Any) -> Any:
             return step(carry) if times % 2 else carry
         return jax.lax.fori_loop(0, times % 2, lambda _, carry: step(carry), carry)
 
-    return by_platform(carry, cpu=one_by_one, default=in_turn)
+    return by_platform(carry, cpu=one_by_one, tpu=one_by_one, default=in_turn)
 
 
 def settled(x: Any) -> Any:

@@ -43,7 +43,7 @@ class Program(NamedTuple):
 
         Args:
           platform: of the devices, as for `program`.
-          over: a sharding on these devices, which all arrays have that come without one.
+          over: a sharding on these devices, for all arrays that come without one; XLA's choice if None.
         """
         args = jax.tree.map(functools.partial(_lying, over), (self.closed_over, kept, jax.tree.leaves(given)))
         return self.run.trace(*args).lower(lowering_platforms=(LOWERED.get(platform, platform),)).compile()

@@ -155,11 +155,12 @@ class RelaySGDGrad:
         return self.x.copy()
 
 
-def exchange(x, grad, rate, calls, key, network, steps, num_events, size):
+def exchange(x, grad, rate, calls, key, network, steps, num_events, size, *, copy=True):
     """Averages of two. The order at the same time: by event, and in an event step, offers, answers.
 
     Args:
       calls: (i, k) -> {partner: weight}, ascending.
+      copy: whether each event has models of its own, or all the last ones.
 
     Yields after each event and all that is over at the same instant: (time, worker, models).
     """
@@ -177,7 +178,7 @@ def exchange(x, grad, rate, calls, key, network, steps, num_events, size):
     while True:
         now, _, i, what, told = heapq.heappop(queue)
         if told_of < events and (what == "done" or now > last):
-            yield last, who, x.copy()
+            yield last, who, x.copy() if copy else x
             told_of = events
         if what == "done":
             if events == num_events:

@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy.sparse import csr_array
 
@@ -28,6 +29,11 @@ def features():
         labels = 2 * (rng.rand(200) < 1 / (1 + np.exp(-drawn[-1] @ w[i]))) - 1
         assert (labels == PUBLISHED["y"][i]).all()
     return np.stack(drawn)
+
+
+def published_task():
+    order = jnp.asarray(PUBLISHED["minibatch_index"])
+    return btpp.Logistic(jnp.asarray(features()), jnp.asarray(PUBLISHED["y"], float), order)
 
 
 def both_ways(matrix):
@@ -70,8 +76,7 @@ def test_all_published_methods_are_here():
 
 def test_gradient_norms_are_the_published_ones(x64):
     """At the same data, samples and steps, after each of 300 steps; all in one program."""
-    order = jnp.asarray(PUBLISHED["minibatch_index"])
-    task = btpp.Logistic(jnp.asarray(features()), jnp.asarray(PUBLISHED["y"], float), order)
+    task = published_task()
 
     @jax.jit
     def norms():
@@ -89,6 +94,13 @@ def test_gradient_norms_are_the_published_ones(x64):
 
     for name, found in norms().items():
         np.testing.assert_allclose(found, PUBLISHED[f"grad_norm/{name}"][1:], rtol=1e-10, err_msg=name)
+
+
+def test_btpp_with_a_constant_rate_is_the_published_one_until_the_first_decay(x64):
+    task = published_task()
+    method = rs.btpp(task.grad, N, optax.sgd(0.7), branching=2)
+    run = rs.simulate(jax.random.key(0), method, task.init(None), num_steps=98, every=1, measure=task.measure)
+    np.testing.assert_allclose(run.metrics["at_root"], PUBLISHED["grad_norm/BTPP_B2"][1:99], rtol=1e-10)
 
 
 def test_gradients_are_those_of_the_objective(x64):
@@ -110,7 +122,7 @@ def test_gradients_are_those_of_the_objective(x64):
 
 @pytest.mark.slow
 def test_the_study_runs(tmp_path):
-    found = btpp.run([4], seeds=1, num_steps=30, out=tmp_path, progress=False)
+    found = btpp.run(sizes=[4], seeds=1, num_steps=30, out=tmp_path, progress=False)
     told = btpp.table(found)
     assert set(told.index) == set(btpp.METHODS) and np.isfinite(found.table.gradient_norm).all()
     assert btpp.picture(found).axes

@@ -18,6 +18,7 @@ key = jax.random.key(0)
 rng = np.random.default_rng(0)
 N, D = 6, 20
 ring, chain = topology.ring(N), topology.chain(N)
+three = rs.gossip(topology.ring(3))
 
 
 def compressed(compressor, x, k=key, step=0):
@@ -211,8 +212,25 @@ def test_a_compressed_relay_delivers_every_update_once(x64):
         (lambda grad, mix, sgd, c: rs.moniqua(grad, mix, sgd, theta=1.0), 2 * D / 185),
         (lambda grad, mix, sgd, c: rs.btpp(grad, N, sgd), 32 * D / 185 * 5 / 6),
         (lambda grad, mix, sgd, c: rs.ceca(grad, N, sgd), 32 * D / 185 / 2),
+        (lambda grad, mix, sgd, c: rs.dpsgd(grad, rs.random_matching(N), sgd), 32 * D / 185 / 2),
+        (lambda grad, mix, sgd, c: rs.dpsgd(grad, rs.epidemic(N, peers=3), sgd), 3 * 32 * D / 185 / 2),
+        (lambda grad, mix, sgd, c: rs.teleportation(grad, three, sgd, num_workers=N), 1.5 * 32 * D / 185 / 2),
     ],
-    ids=["choco", "beer", "feedback", "relay", "dealt", "gta", "prox_skip", "moniqua", "btpp", "ceca"],
+    ids=[
+        "choco",
+        "beer",
+        "feedback",
+        "relay",
+        "dealt",
+        "gta",
+        "prox_skip",
+        "moniqua",
+        "btpp",
+        "ceca",
+        "matching",
+        "epidemic",
+        "teleportation",
+    ],
 )
 def test_bytes_that_are_sent(build, messages):
     """In messages of 5 values and coordinates to both neighbours."""
@@ -229,8 +247,26 @@ def test_random_peers(n):
     for mixer in (rs.random_matching(n), rs.epidemic(n, peers=2, oracle=True)):
         _, mixed = mixer.mix(key, 0, mixer.init(x), x)
         np.testing.assert_allclose(mixed.mean(0), x.mean(0), atol=1e-6)
+    assert len(set(np.asarray(mixed)[:, 0].tolist())) > 1 or n == 2
     targets = newer.random_peers._others(key, 0, (n, n - 1))
     assert [sorted(row) for row in targets.tolist()] == [[j for j in range(n) if j != i] for i in range(n)]
+
+
+def test_what_epidemic_learning_loses_does_not_count():
+    x = rng.normal(size=(N, D)).astype(np.float32)
+    to_the_next = lambda key, step, shape: (jnp.arange(N)[:, None] + 1) % N  # noqa: E731
+    mixer = rs.epidemic(N, drop=rs.faults.Outage([2], 0, 1), draw=to_the_next)
+    _, mixed = mixer.mix(key, 0, mixer.init(x), x)
+    expected = (x + np.roll(x, 1, axis=0)) / 2
+    expected[[2, 3]] = x[[2, 3]]
+    np.testing.assert_allclose(mixed, expected, atol=1e-6)
+
+
+def test_a_traced_probability_cannot_be_counted():
+    grad = lambda key, step, x: (jnp.zeros(len(x)), x)  # noqa: E731
+    build = lambda p: rs.prox_skip(grad, rs.gossip(ring), optax.sgd(0.1), probability=p).num_workers  # noqa: E731
+    with pytest.raises(ValueError, match="probability is traced"):
+        jax.jit(build)(0.5)
 
 
 def test_a_pass_of_ceca_averages_exactly(x64):

@@ -12,7 +12,7 @@ FLOORS = [
     ["faults", "sharding", "timing"],
     ["mixing", "local", "models", "compress"],
     ["algorithms", "tasks", "theory"],
-    ["memory", "checkpoint", "engine", "platforms", "programs", "progress"],
+    ["attack", "memory", "checkpoint", "engine", "platforms", "programs", "progress"],
     ["records", "simulate"],
     ["asynchronous", "io", "plot", "threads"],
     ["sweep", "tuning", "kept"],

@@ -1,4 +1,4 @@
-"""The README's Python runs as written, from top to bottom."""
+"""The Python of the README and of how-tos runs as written, from top to bottom."""
 
 from pathlib import Path
 
@@ -12,3 +12,7 @@ def test_readme(monkeypatch):
     plt.switch_backend("agg")
     check_md_file(ROOT / "README.md", memory=True)
     plt.close("all")
+
+
+def test_gradients():
+    check_md_file(ROOT / "docs/gradients.md", memory=True)

@@ -51,6 +51,9 @@ def relay(tree, **options):
 
 random_tree = topology.random_tree(N, 0)
 METHODS = {
+    "one peer": lambda mesh: rs.push_sum(
+        noisy_grad, rs.one_peer_exponential(N, rounds=3, drop=0.3, mesh=mesh), optax.sgd(0.1)
+    ),
     "relay_sum": relay(random_tree),
     "relay_sum, lost, local": relay(random_tree, drop=0.3, fill="local"),
     "relay_sum, lost, count": relay(topology.star(N), drop=0.3, fill="count"),

@@ -53,6 +53,13 @@ def test_the_rate_of_relay_sum_is_that_of_its_delay_matrix(tree):
     assert theory.rate(rs.relay_sum(tree)) == pytest.approx(values[-2], rel=1e-9)
 
 
+@pytest.mark.parametrize("n", [3, 7, 14])
+def test_the_gap_of_relayed_sums_by_sparse_factors_is_that_of_the_delay_matrix(n):
+    for tree in (topology.chain(n), topology.star(n), topology.binary_tree(n), topology.random_tree(n, 0)):
+        values = np.sort(abs(np.linalg.eigvals(delay_matrix(tree))))
+        assert theory.relaying(tree) == pytest.approx(1 - values[-2], rel=1e-9)
+
+
 def test_the_rate_of_mixers():
     assert theory.rate(rs.gossip(topology.ring(9))) == pytest.approx(1 / 3 + 2 / 3 * np.cos(2 * np.pi / 9))
     assert theory.rate(rs.time_varying(topology.base(7, 1))) < 0.01  # all is forgotten in one period
@@ -130,6 +137,7 @@ CASES = [
     *on(rs.gossip, rs.dpsgd, GRAPHS, 0.5),
     *on(lazy, rs.d2, GRAPHS, 0.2),
     *on(rs.gossip, rs.gradient_tracking, GRAPHS, 0.1),
+    *on(rs.gossip, rs.extra, GRAPHS, 0.2),
 ]
 FAST = {"relaysgd chain", "d2 ring"}
 cases = pytest.mark.parametrize(
@@ -208,6 +216,7 @@ def test_a_hundred_thousand_workers():
     assert ring.lambda_min == pytest.approx(-1 / 3, abs=1e-6)
     expander = theory.resistance(topology.random_regular(n, 4, 0))
     assert expander.lambda2 == pytest.approx(4 - 2 * np.sqrt(3), rel=0.01)  # Friedman's theorem
+    assert theory.relaying(topology.chain(n)) == pytest.approx(6 / n**2, rel=1e-3)
     tree = theory.resistance(topology.binary_tree(n))
     assert tree.max_edge_resistance == pytest.approx(1, rel=1e-9)
     task = rs.tasks.quadratics(np.ones((n, 1, 1), np.float32), np.ones((n, 1), np.float32))

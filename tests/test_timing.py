@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 import pytest
 
 import relaysim as rs
@@ -109,6 +110,15 @@ def test_what_is_drawn_and_many_messages_at_once():
     with jax.enable_x64(True):
         same = seconds(KEY, network, of(mixer), np.zeros((n, 2), np.float32), num_steps=T)
     np.testing.assert_array_equal(found, same)
+
+
+def test_measured_compute_times():
+    n, T, mixer = 6, 7, rs.gossip(topology.ring(6))
+    numbers, _ = random_network(n, seed=0)
+    table = np.random.default_rng(1).uniform(0.5, 2, (5, n))
+    found = seconds(KEY, Network(table, **numbers), of(mixer), np.zeros((n, 5), np.float32), num_steps=T)
+    expected = twin(mixer.messages(), 20, table[np.arange(T) % 5], **numbers)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)
 
 
 def test_a_lost_message_is_waited_for():
@@ -271,3 +281,24 @@ def test_comparisons_are_dated_too():
     assert line.get_xdata()[-1] == pytest.approx(
         ends.mean()
     ) and found.table.seconds.tolist() == pytest.approx(ends)
+
+
+def test_a_slow_step_travels_a_hop_a_step():
+    from click.testing import CliRunner
+
+    from relaysim import cli
+
+    with CliRunner().isolated_filesystem():
+        done = CliRunner().invoke(
+            cli.app, ["study", "stragglers", "--smoke", "--out", "."], catch_exceptions=False
+        )
+        assert done.exit_code == 0 and done.output.split() == ["stragglers.csv", "stragglers.png"]
+        table = pd.read_csv("stragglers.csv")
+    even = table[table.times == "every step takes 1 s"]
+    waited = even.pivot_table(index="graph", columns=["worker", "step"], values="waited")
+    ring, all_reduce = (waited.loc[graph].to_numpy().reshape(16, -1) for graph in ("ring", "all-reduce"))
+    hops = np.minimum(abs(np.arange(16) - 8), 16 - abs(np.arange(16) - 8))
+    expected = np.zeros_like(ring)
+    expected[np.arange(16), 5 + np.maximum(hops - 1, 0)] = 5.0 * (hops > 0)
+    np.testing.assert_allclose(ring, expected, atol=1e-9)
+    np.testing.assert_allclose(all_reduce[:, 5], 5.0 * (hops > 0), atol=1e-9)

@@ -43,7 +43,17 @@ NO_NUMBERS = ["1", None, float("nan"), 1j, True, Fraction(1, 2), Decimal("0.5"),
 NO_COUNTS = ["2", None, 2.0, True, np.float32(2), -1, 0, [2]]
 NO_KEYS = [0, None, "0", np.uint32([0, 1]), jax.random.PRNGKey(0), jax.random.split(key, 2)]
 NO_FLAGS = ["no", "False", None, 0, 1, [True]]
-NO_GRAPHS = ["ring", None, 5, np.eye(N), {0: 1}]
+NO_GRAPHS = ["ring", None, 5, np.eye(N), np.zeros((N, 3)), {0: 1}]
+
+one_way = topology.from_edges(N, [(0, 1), (1, 2), (2, 3), (3, 0)], directed=True)
+tilted = np.eye(N) / 2 + np.roll(np.eye(N), 1, 1) / 2
+
+
+def waitless(method=None, network=None, seconds=1.0, **options):
+    method = rs.asynchronous.ad_psgd(never, ring, sgd) if method is None else method
+    network = timing.Network(compute=1.0) if network is None else network
+    return rs.asynchronous.lay_out(key, method, network, np.ones((N, 3)), seconds=seconds, **options)
+
 
 TABLE = [
     ("drop", rs.gossip, {"topology": ring}, NO_NUMBERS[:-1]),
@@ -74,6 +84,23 @@ TABLE = [
     ),
     ("push", rs.time_varying, {"matrices": [ring]}, NO_FLAGS),
     ("drop", rs.time_varying, {"matrices": [ring]}, NO_NUMBERS[:-1]),
+    ("topology", rs.robust.median, {}, [*NO_GRAPHS, topology.exponential(5)]),
+    ("attackers", rs.robust.clipped_gossip, {"topology": ring}, NO_COUNTS),
+    ("radius", rs.robust.clipped_gossip, {"topology": ring}, [*NO_NUMBERS[:1], *NO_NUMBERS[2:], -1.0]),
+    ("attackers", rs.robust.trimmed_mean, {"topology": ring}, ["1", None, -1, 1]),
+    ("attackers", rs.robust.krum, {"topology": ring}, ["1", None, -1, 1]),
+    ("iterations", rs.robust.geometric_median, {"topology": ring}, NO_COUNTS),
+    ("smoothing", rs.robust.geometric_median, {"topology": ring}, [*NO_NUMBERS, 0.0]),
+    ("mask", partial(rs.attack.sign_flip, method), {}, ["all", None, [1, 0, 0, 0], [True], [True] * N]),
+    ("method", rs.attack.alie, {"mask": [True] + [False] * 3}, [None, never, ring]),
+    ("scale", partial(rs.attack.noise, method, [True] + [False] * 3), {}, [*NO_NUMBERS, -1.0]),
+    ("weights", partial(rs.attack.dissensus, method, [True] + [False] * 3), {}, [np.eye(3), "W", None]),
+    ("rates", partial(rs.theory.resistance, ring), {}, ["1", -1.0, np.ones(3), [np.nan] * 4]),
+    ("pairs", partial(rs.theory.effective_resistance, ring), {}, [[0, 1], [(0, 4)], [(0.5, 1)], "01"]),
+    ("weights", rs.theory.mixing, {}, ["W", np.ones((2, 3)), np.ones((2, 2)), np.roll(np.eye(3), 1, 0)]),
+    ("decay", partial(rs.theory.effective_neighbours, ring), {}, [*NO_NUMBERS, -0.1, 1.0]),
+    ("method", rs.theory.rate, {}, [None, ring, never]),
+    ("params", rs.theory.rate, {"method": method}, [None]),
     ("num_workers", topology.hyper_hypercube, {"degree": 2}, [*NO_COUNTS, 5]),
     *(
         (
@@ -109,6 +136,26 @@ TABLE = [
     ("last", faults.Outage, {"workers": [1], "first": 1}, ["2", None, True, 1, 2**31, 2.5]),
     ("outages", partial(faults.pause, method), {}, [[], None, 3, "all", [3]]),
     ("method", faults.pause, {"outages": faults.Outage([1], 0, 1)}, [None, never, 3]),
+    ("start", partial(faults.pause, method, faults.Outage([1], 0, 1)), {}, ["old", None, 3]),
+    ("topology", partial(faults.pause, method, faults.Outage([1], 0, 1), start="mean"), {}, NO_GRAPHS),
+    (
+        "sessions",
+        partial(faults.Churn, N),
+        {},
+        [
+            *(None, 3, "all", [], {0: (0, 1)}, [(0, 1)], [(N, 0, 1)], [(0.5, 0, 1)], [("a", 0, 1)]),
+            *([(0, 1, 1)], [(0, -1, 1)], [(0, np.nan, 1)], [(0, 0, 2), (0, 1, 3)]),
+        ],
+    ),
+    ("num_workers", faults.Churn, {"sessions": [(0, 0, 1)]}, NO_COUNTS),
+    ("key", partial(faults.Churn.random, num_workers=N, until=9, present=1, absent=1), {}, NO_KEYS),
+    ("until", partial(faults.Churn.random, key, N), {"present": 1, "absent": 1}, [0, -1, np.inf, "9"]),
+    ("present", partial(faults.Churn.random, key, N, 9), {"absent": 1}, [0, -1, np.inf, "9"]),
+    ("share", partial(faults.Churn.diurnal, key, N, 9), {"period": 3}, [0, 1, -0.1, "0.5"]),
+    ("churn", rs.relay_sum, {"trees": chain}, [3, "random", faults.Outage([1], 0, 1)]),
+    ("churn", rs.relay_sum, {"trees": chain}, [faults.Churn(N + 1, [(0, 0, 1)])]),
+    ("starts", partial(rs.relay_sum, [chain, chain]), {}, [0, [0], [1, 2], [0, 0], [0, 1.5], "01"]),
+    ("mesh", partial(rs.relay_sum, chain, starts=[0]), {}, ["mesh"]),
     ("beta", gossip, {}, [*NO_NUMBERS, -0.1, 1.0]),
     ("variant", gossip, {}, ["heavy ball", None, 3]),
     ("beta", partial(rs.decentlam, **of_gossip), {}, [*NO_NUMBERS, -0.1, 1.0]),
@@ -204,7 +251,7 @@ TABLE = [
     ("batch_size", classification, {}, NO_COUNTS),
     ("test_batch", classification, {}, NO_COUNTS),
     ("group", classification, {}, [c for c in NO_COUNTS if c is not None]),
-    ("compute", timing.Network, {}, ["1", None, -1, np.nan, np.inf, True, [1, -1], np.ones((2, 2))]),
+    ("compute", timing.Network, {}, ["1", None, -1, np.nan, np.inf, True, [1, -1], np.ones((2, 2, 2))]),
     ("latency", timing.Network, {}, ["1", None, -1, np.ones(2), np.ones((2, 3)), -np.ones((2, 2))]),
     ("upload", timing.Network, {}, ["1", None, 0, -1, np.nan, True, [1, 0], np.ones((2, 2))]),
     ("download", timing.Network, {}, ["1", None, 0, -1, np.nan, True, [1, 0], np.ones((2, 2))]),
@@ -220,7 +267,7 @@ TABLE = [
     ("cloud", timing.regions, {"places": 3}, ["azure", None, 3]),
     ("places", timing.regions, {"cloud": "gcp"}, ["us-east1", None, 0, 2.0, ["moon"], [3]]),
     ("network", simulate, {}, [3, "wan", timing.wan]),
-    ("compute", lambda compute: simulate(network=timing.Network(compute)), {}, [np.ones(3)]),
+    ("compute", lambda compute: simulate(network=timing.Network(compute)), {}, [np.ones(3), np.ones((2, 3))]),
     ("latency", lambda latency: simulate(network=timing.Network(1, latency)), {}, [np.ones((3, 3))]),
     (
         "method",
@@ -228,7 +275,47 @@ TABLE = [
         {},
         [never, 3],
     ),
+    (
+        "classes_per_worker",
+        partial(rs.tasks.partition.by_classes, key, data.train_y, N),
+        {},
+        [*NO_COUNTS, 11],
+    ),
+    ("num_workers", partial(rs.tasks.partition.by_owner, data.train_y), {}, [c for c in NO_COUNTS if c]),
+    ("exponent", partial(rs.tasks.partition.power_law, key, 9, 3), {}, [*NO_NUMBERS, -1]),
+    ("variance", partial(rs.tasks.skew.noise, key, data, shares), {}, [*NO_NUMBERS, -1]),
+    ("degrees", partial(rs.tasks.skew.rotation, data, shares), {}, NO_NUMBERS),
+    ("strength", rs.tasks.losses.l2, {}, [*NO_NUMBERS, -1]),
+    ("strength", rs.tasks.losses.nonconvex, {}, [*NO_NUMBERS, -1]),
+    ("length", partial(rs.tasks.texts.language_model, ["text"], ["me"]), {}, NO_COUNTS),
+    ("name", rs.tasks.datasets.from_sklearn, {}, ["mnist", None, 3]),
     ("mask", partial(rs.metrics.of_workers, never), {}, ["all", None, [1, 0], [[True]], [False]]),
+    ("topology", partial(rs.asynchronous.ad_psgd, never, optimizer=sgd), {}, [*NO_GRAPHS, one_way]),
+    ("topology", partial(rs.asynchronous.gossip, never, optimizer=sgd), {}, [*NO_GRAPHS, one_way]),
+    ("topology", partial(rs.asynchronous.push_sum, never, optimizer=sgd), {}, NO_GRAPHS),
+    ("topology", partial(rs.asynchronous.swift, never, optimizer=sgd), {}, [*NO_GRAPHS, one_way]),
+    ("topology", partial(rs.asynchronous.relaysgd, never, optimizer=sgd), {}, [*NO_GRAPHS, ring]),
+    ("topology", partial(rs.asynchronous.relaysgd_grad, never, optimizer=sgd), {}, [*NO_GRAPHS, ring]),
+    ("optimizer", partial(rs.asynchronous.ad_psgd, never, ring), {}, [0.1, None, "sgd", never]),
+    ("grad", partial(rs.asynchronous.swift, topology=ring, optimizer=sgd), {}, [None, 3, "grad"]),
+    ("weights", partial(rs.asynchronous.gossip, never, ring, sgd), {}, ["even", np.eye(3), tilted]),
+    ("influence", partial(rs.asynchronous.swift, never, ring, sgd), {}, ["even", 0, np.ones(3), np.zeros(N)]),
+    ("method", waitless, {}, [method, never, "ad_psgd"]),
+    ("network", waitless, {}, ["wan", 3, timing.Network(drop=0.1, timeout=1)]),
+    ("compute", lambda compute: waitless(network=timing.Network(compute=compute)), {}, [0.0, -1.0, "1"]),
+    ("upload", lambda upload: waitless(network=timing.Network(compute=1.0, upload=upload)), {}, [0, -1, "1"]),
+    ("latency", lambda latency: waitless(network=timing.Network(1.0, latency)), {}, [-1.0, np.ones((3, 3))]),
+    ("num_events", partial(waitless, seconds=None), {}, [*NO_COUNTS, 2**0.5]),
+    ("seconds", waitless, {}, [0.0, -1.0, np.inf, "1", [1.0]]),
+    ("every", partial(waitless, seconds=1.0), {}, [0.0, -1.0, "1", 0.3, 2.0, [0.5]]),
+    ("every", partial(waitless, seconds=None, num_events=6), {}, [0, 4, 7, 0.5, "1"]),
+    ("mu", partial(rs.asynchronous.dadao, never, N, L=1.0, chi1=1.0), {}, [*NO_NUMBERS, 0.0]),
+    (
+        "events",
+        lambda events: waitless(rs.asynchronous.dadao(never, N, mu=1.0, L=1.0, chi1=1.0), events),
+        {},
+        [None, 3, timing.wan(), np.ones((2, 2)), [[0.0, 4, -1]], [[0.0, 1, 1]], [[1.0, 0, -1], [0.5, 0, -1]]],
+    ),
 ]
 CASES = [
     pytest.param(function, {**given, name: value}, name, id=f"{row} {name} {k}: {type(value).__name__}")
@@ -245,15 +332,21 @@ def test_a_wrong_value_gets_one_clear_error(function, arguments, name):
     assert name in message and "\n" not in message and len(message) < 500
 
 
-def test_graphs_of_networkx_will_do():
+def test_graphs_of_networkx_and_matrices_will_do():
     import networkx as nx
 
     x = jnp.arange(8.0).reshape(N, 2)
     for mixer, same in (
         (rs.gossip(nx.cycle_graph(N)), rs.gossip(ring)),
+        (rs.gossip(nx.to_numpy_array(nx.cycle_graph(N))), rs.gossip(ring)),
+        (rs.relay_sum(nx.to_scipy_sparse_array(nx.path_graph(N))), rs.relay_sum(chain)),
         (rs.relay_sum(nx.path_graph(N)), rs.relay_sum(chain)),
         (
             rs.push(nx.cycle_graph(N, create_using=nx.DiGraph)),
+            rs.push(topology.from_edges(N, [(0, 1), (1, 2), (2, 3), (3, 0)], directed=True)),
+        ),
+        (
+            rs.push(np.roll(np.eye(N), 1, 0)),
             rs.push(topology.from_edges(N, [(0, 1), (1, 2), (2, 3), (3, 0)], directed=True)),
         ),
     ):

@@ -6,6 +6,7 @@ import numpy as np
 
 from relaysim.asynchronous.events import (
     as_order,
+    check,
     come_in,
     compute_times,
     done_times,
@@ -73,6 +74,7 @@ def lay_out(
       An order whose `layout` is (slots,) int, whose message lies in each slot at the start.
     """
     n, senders, receivers = topology.num_workers, topology.senders, topology.receivers
+    check(network, n)
     up, down = transfer_times(network, size, n)
 
     def times(num_steps: int) -> tuple[np.ndarray]:

@@ -1,10 +1,22 @@
-"""What can go wrong: messages that get lost, alone or in bursts, and workers that are down for a while.
+"""What can go wrong: messages that get lost, alone or in bursts; workers that are down, or come and go.
 
 Every mixer that can lose messages takes, as its `drop`, a probability, a process of this module, or a list of
 them: a message is then lost where any of them loses it.
 """
 
-from relaysim.faults.losses import Drop, Loss, Outage, bursts, independent, loss_of, together
+from relaysim.faults.churn import Churn
+from relaysim.faults.losses import Absence, Drop, Loss, Outage, bursts, independent, loss_of, together
 from relaysim.faults.pauses import pause
 
-__all__ = ["Drop", "Loss", "Outage", "bursts", "independent", "loss_of", "pause", "together"]
+__all__ = [
+    "Absence",
+    "Churn",
+    "Drop",
+    "Loss",
+    "Outage",
+    "bursts",
+    "independent",
+    "loss_of",
+    "pause",
+    "together",
+]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -119,6 +119,12 @@ class Outage:
         """Workers (k,) and a step () -> (k,) bool."""
         return jnp.isin(worker, np.array(self.workers)) & (self.first <= step) & (step < self.last)
 
+    def check_workers(self, num_workers: int) -> None:
+        """Raise a ValueError where it is about workers that there are not."""
+        worker = max(self.workers)
+        if worker >= num_workers:
+            raise ValueError(f"{self} is of worker {worker}, but there are {num_workers} workers")
+
     def loss(self) -> Loss:
         """Losing all messages to and from the workers. It keeps no state."""
 
@@ -147,14 +153,29 @@ def together(losses: Sequence[Loss]) -> Loss:
     return Loss(init, lost)
 
 
-Drop = float | Array | Loss | Outage | list["Drop"]
+@runtime_checkable
+class Absence(Protocol):
+    """Workers that are away for some time, such as an `Outage` or `Churn`."""
+
+    def is_down(self, worker: Any, step: Any, /) -> Array:
+        """Workers (k,) and a step () -> (k,) bool."""
+
+    def loss(self) -> Loss:
+        """Losing all messages to and from those that are away."""
+
+    def check_workers(self, num_workers: int, /) -> None:
+        """Raise a ValueError where this is about other workers than so many."""
+
+
+Drop = float | Array | Loss | Absence | list["Drop"]
 """What a mixer takes as its `drop`."""
 
 
-def loss_of(drop: Drop, num_workers: int) -> Loss | None:
+def loss_of(drop: Drop, num_workers: int | None) -> Loss | None:
     """The process that a mixer's `drop` stands for, None where it never loses anything.
 
-    A traced probability cannot be checked and counts as one that can lose.
+    A traced probability cannot be checked and counts as one that can lose. Where the number of workers is not
+    known yet, nothing is compared with it.
 
     >>> loss_of(0.0, 8) is None
     True
@@ -164,8 +185,9 @@ def loss_of(drop: Drop, num_workers: int) -> Loss | None:
     """
     if isinstance(drop, Loss):
         return drop
-    if isinstance(drop, Outage):
-        check_workers(drop, num_workers)
+    if isinstance(drop, Absence):
+        if num_workers is not None:
+            drop.check_workers(num_workers)
         return drop.loss()
     if isinstance(drop, list):
         losses = [loss for part in drop if (loss := loss_of(part, num_workers)) is not None]
@@ -179,12 +201,6 @@ def _check_probability(name: str, value: Any, others: str = "") -> None:
         check_number(name, value, 0, 1)
     except ValueError:
         raise ValueError(f"{name} is {shown(value)}, expected a probability in [0, 1]{others}") from None
-
-
-def check_workers(outage: Outage, num_workers: int) -> None:
-    """Raise a ValueError where an outage is about workers that there are not."""
-    if max(outage.workers) >= num_workers:
-        raise ValueError(f"{outage} is of worker {max(outage.workers)}, but there are {num_workers} workers")
 
 
 def _traced(*values: Any) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import scipy.sparse
 from jax.sharding import Mesh
 
@@ -38,6 +39,8 @@ def gossip(
         dealt out evenly.
       weights: the mixing matrix W, (n, n), dense or scipy-sparse, doubly stochastic and zero where the
         topology has no edge; W_ij is the weight that i gives to j. Metropolis–Hastings weights by default.
+        Under `jax.grad` and the like a traced array, whose values nobody can check, and which is read where
+        there are edges and on the diagonal alone.
       lazy: mix with (W + I) / 2.
       drop: the weights of what arrived are scaled to sum to 1; where their sum is not above 0, a worker keeps
         its own x.
@@ -50,6 +53,8 @@ def gossip(
     if isinstance(topology, list | tuple):
         return deal([gossip(t, weights, lazy=lazy, drop=drop, mesh=mesh) for t in topology])
     topology = _connected(topology)
+    if isinstance(weights, jax.core.Tracer):
+        return _traced(topology, weights, lazy, drop, mesh)
     if weights is None:
         matrix = topologies.metropolis_weights(topology)
     else:
@@ -95,10 +100,37 @@ def linear(matrix: Any, drop: Drop, mesh: Mesh | None, *, renormalise: bool) -> 
     """x_i ← Σ_j M_ij x_j, a message along each edge j → i with M_ij ≠ 0."""
     matrix = scipy.sparse.csr_array(matrix)
     matrix.sum_duplicates()  # which sorts the edges by receiver and sender
-    n, own, matrix = matrix.shape[0], matrix.diagonal(), matrix.tocoo()
+    own, matrix = matrix.diagonal(), matrix.tocoo()
     edges = (matrix.row != matrix.col) & (matrix.data != 0)
     receivers, senders, weights = matrix.row[edges], matrix.col[edges], matrix.data[edges]
-    loss = loss_of(drop, n)
+    return _along(senders, receivers, own, weights, drop, mesh, renormalise=renormalise)
+
+
+def _traced(topology: Topology, weights: Array, lazy: bool, drop: Drop, mesh: Mesh | None) -> Mixer:
+    n = topology.num_workers
+    if weights.shape != (n, n):
+        raise ValueError(
+            f"weights has shape {weights.shape}, expected {(n, n)} as the topology has {n} workers"
+        )
+    order = np.lexsort((topology.senders, topology.receivers))
+    senders, receivers = topology.senders[order], topology.receivers[order]
+    matrix = (weights + jnp.eye(n, dtype=weights.dtype)) / 2 if lazy else weights
+    along, own = matrix[receivers, senders], jnp.diagonal(matrix)
+    return _along(senders, receivers, own, along, drop, mesh, renormalise=True)
+
+
+def _along(
+    senders: np.ndarray,
+    receivers: np.ndarray,
+    own: Any,
+    weights: Any,
+    drop: Drop,
+    mesh: Mesh | None,
+    *,
+    renormalise: bool,
+) -> Mixer:
+    """x_i ← own_i x_i + Σ weight · x_sender over the edges (m,), sorted by receiver."""
+    n, loss = len(own), loss_of(drop, len(own))
     heard = edge_sum(senders, receivers, n) if mesh is None else edge_sum_over(mesh, senders, receivers, n)
 
     def mix(key: Key, step: Array, s: Any, x: Stacked) -> tuple[Any, Stacked]:
@@ -117,7 +149,8 @@ def linear(matrix: Any, drop: Drop, mesh: Mesh | None, *, renormalise: bool) -> 
                 mixed = jnp.where(rows(arrived > 0, v), mixed * rows(scale, v).astype(v.dtype), v)
             return mixed
 
-        return s, jax.tree.map(of_leaf if loss else on_columns(of_leaf), x)
+        constant = isinstance(weights, np.ndarray) and not loss
+        return s, jax.tree.map(on_columns(of_leaf) if constant else of_leaf, x)
 
     def init(x: Stacked) -> Any:
         return loss.init(len(weights)) if loss else ()

@@ -5,9 +5,10 @@ Each device gets the rows of those workers that have a neighbour on it, each row
 (a halo), and adds up the rest at home.
 """
 
+import functools
 from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +16,14 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from relaysim.mixing.gathers import messages, sum_slots
+from relaysim.mixing.gathers import messages
 from relaysim.mixing.links import LONG, Links, layout
+from relaysim.mixing.shifts import rolled, shifted_sum
 from relaysim.sharding import check_mesh
 from relaysim.topology import Topology, rooted
 from relaysim.types import Array
+
+LEVELS = 8  # rounds for an offset, each of which is a collective operation
 
 
 def links_over(mesh: Mesh, tree: Topology) -> Links:
@@ -48,11 +52,16 @@ def links_over(mesh: Mesh, tree: Topology) -> Links:
 def edge_sum_over(
     mesh: Mesh, senders: np.ndarray, receivers: np.ndarray, num_workers: int
 ) -> Callable[[Array, Array], Array]:
-    """`edge_sum` for workers that lie on the devices of a mesh. The weights lie on all of them."""
+    """`edge_sum` for workers that lie on the devices of a mesh."""
     check_mesh(mesh, num_workers)
+    far = np.unique((receivers - senders) % num_workers)
+    size = num_workers // mesh.devices.shape[0]
+    if np.minimum(np.minimum(far, num_workers - far), size).sum() > size:  # most rows are asked for
+        move = functools.partial(shift_over, mesh, num_workers=num_workers)
+        if moved := shifted_sum(senders, receivers, num_workers, move):
+            return moved
     halo = _halo(senders, receivers, num_workers, mesh)
     devices, m, split = mesh.devices.shape[0], len(senders), P(halo.axis)
-    size = num_workers // devices
     slots = layout(receivers, num_workers, LONG).slots
     peers = np.where(slots < m, np.append(halo.senders, 0)[slots], np.arange(num_workers) % size)
 
@@ -62,15 +71,44 @@ def edge_sum_over(
     rest = np.append(others, m)[np.where(rest < first[1:], rest, -1)].ravel()
     sources, targets = np.append(halo.senders, 0)[rest], np.append(receivers % size, size)[rest]
 
-    def sums(weights: Array, x: Array, send: Array, slots: Array, peers: Array, *rest: Array) -> Array:
+    def sums(x: Array, send: Array, peers: Array, there: Array, weights: Array, *others: Array) -> Array:
+        sources, targets, weights_of_rest = others
         reach = halo.fetch(x, send)
-        total = sum_slots(weights, reach, slots, peers, slots < m)
-        edges, sources, targets = rest
-        return total.at[targets].add(messages(weights, reach, edges, sources), mode="drop")
+        own = jnp.arange(len(x))
+        terms = [messages(weights[k], reach, own, peers[k], there[k]) for k in range(len(peers))]
+        rest = messages(weights_of_rest, reach, jnp.arange(len(sources)), sources)
+        return sum(terms, jnp.zeros_like(x)).at[targets].add(rest, mode="drop")
 
     columns = P(None, halo.axis)
-    on_each = _local(sums, mesh, (P(), split, split, columns, columns, split, split, split))
-    return lambda weights, x: on_each(weights, x, halo.send, slots, peers, rest, sources, targets)
+    on_each = _local(sums, mesh, (split, split, columns, columns, columns, split, split, split))
+
+    def of_edges(weights: Any, x: Array) -> Array:
+        def at(edges: np.ndarray) -> Any:  # each device needs those of its own edges
+            if isinstance(weights, np.ndarray):
+                return np.take(weights, edges, mode="clip").astype(x.dtype)
+            return weights.at[edges].get(mode="clip")
+
+        return on_each(x, halo.send, peers, slots < m, at(slots), sources, targets, at(rest))
+
+    return of_edges
+
+
+def shift_over(mesh: Mesh | None, by: int, num_workers: int) -> Callable[[Array], Array]:
+    """(n, ...) -> (n, ...): worker i's row to worker i + by modulo n."""
+    if mesh is None:
+        return rolled(by)
+    devices, axis = mesh.devices.shape[0], mesh.axis_names[0]
+    size = num_workers // devices
+    far, beyond = divmod(by % num_workers, size)
+
+    def on(x: Array, far: int) -> Array:
+        to = [(i, (i + far) % devices) for i in range(devices)]
+        return jax.lax.ppermute(x, axis, to) if far % devices else x
+
+    def of_device(x: Array) -> Array:
+        return jnp.concatenate([on(x[size - beyond :], far + 1), on(x[: size - beyond], far)])
+
+    return _local(of_device, mesh, (P(axis),))
 
 
 class _Halo(NamedTuple):
@@ -104,7 +142,7 @@ def _halo(senders: np.ndarray, receivers: np.ndarray, num_workers: int, mesh: Me
 
     In the rounds for offset k, device i sends to device i + k. Devices have more or less to send, so there is
     a round for the rows that all of these have, one for those that all but some have, and so on: no row is
-    sent that nobody needs.
+    sent that nobody needs. Where that would take more rounds than LEVELS, all send as many as the busiest.
     """
     devices = mesh.devices.shape[0]
     size = num_workers // devices
@@ -119,8 +157,9 @@ def _halo(senders: np.ndarray, receivers: np.ndarray, num_workers: int, mesh: Me
     starts = np.cumsum(widths) - widths
     rounds = []
     for k, start in enumerate(starts.tolist()):
-        for low, high in pairwise(sorted({0, *counts[k].tolist()})):
-            to = [(i, (i + k) % devices) for i in np.flatnonzero(counts[k] >= high).tolist()]
+        levels = sorted({0, *counts[k].tolist()})
+        for low, high in pairwise(levels if len(levels) <= LEVELS else (0, levels[-1])):
+            to = [(i, (i + k) % devices) for i in np.flatnonzero(counts[k] > low).tolist()]
             rounds.append((to, slice(start + low, start + high)))
     places, width = starts[needed[0]] + rank, int(widths.sum())
     send = np.zeros((devices, width), np.int32)

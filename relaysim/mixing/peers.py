@@ -1,18 +1,25 @@
 """One peer at a time: graphs that change from round to round."""
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from relaysim.checks import check_count
+from relaysim.columns import by_platform
 from relaysim.faults import Drop, loss_of
+from relaysim.mixing.halo import shift_over
+from relaysim.sharding import check_mesh
 from relaysim.types import Array, Calls, Key, Messages, Mixer, Stacked, rows
 
 
-def one_peer_exponential(num_workers: int, *, rounds: int = 1, drop: Drop = 0.0) -> Mixer:
+def one_peer_exponential(
+    num_workers: int, *, rounds: int = 1, drop: Drop = 0.0, mesh: Mesh | None = None
+) -> Mixer:
     """The time-varying exponential graph (Assran et al. 2019): one peer a round, 2^k workers away.
 
     Round k averages x_i ← ½ (x_i + x_{(i − 2^(k mod D)) mod n}) with D = ⌊log₂(n − 1)⌋ + 1; k goes
@@ -26,22 +33,36 @@ def one_peer_exponential(num_workers: int, *, rounds: int = 1, drop: Drop = 0.0)
       rounds: averaging rounds in each call.
       drop: the half in a lost message stays with its sender, to whom nobody has acknowledged it. The average
         is then tilted, for which `push_sum` corrects.
+      mesh: devices that the workers lie over (see `sharding`): each sends its rows to one or two others.
 
     Raises:
-      ValueError: where `num_workers` or `rounds` is below 1 or `drop` does not fit.
+      ValueError: where `num_workers` or `rounds` is below 1, `drop` does not fit or `mesh` does not divide
+        the workers.
     """
     n = check_count("num_workers", num_workers)
     check_count("rounds", rounds)
     period = max((n - 1).bit_length(), 1)
+    if mesh is not None:
+        check_mesh(mesh, n)
+    moved = [shift_over(mesh, 2**k, n) for k in range(period)]
     loss, worker = loss_of(drop, n), np.arange(n)
 
     def init(x: Stacked) -> Any:
         of_hop = loss.init(n) if loss else ()
         return jax.tree.map(lambda v: jnp.broadcast_to(v, (period, *v.shape)), of_hop)
 
+    def from_peers(hop: Array, x: Stacked) -> Stacked:
+        def gathered(x: Stacked) -> Stacked:
+            return jax.tree.map(lambda v: v[(worker - 2**hop) % n], x)
+
+        def switched(x: Stacked) -> Stacked:
+            return jax.lax.switch(hop, [partial(jax.tree.map, move) for move in moved], x)
+
+        return by_platform(x, tpu=switched, default=gathered) if mesh is None else switched(x)
+
     def one_round(key: Key, step: Array, hop: Array, losses: Any, x: Stacked) -> tuple[Any, Stacked]:
         peer = (worker - 2**hop) % n
-        arrived = jax.tree.map(lambda v: v[peer], x)
+        arrived = from_peers(hop, x)
         if loss:
             of_hop = jax.tree.map(lambda v: v[hop], losses)
             of_hop, lost = loss.lost(key, step, of_hop, peer, worker)

@@ -9,14 +9,13 @@ import numpy as np
 from jax.sharding import Mesh
 from optax import tree
 
-from relaysim import topology as topologies
 from relaysim.columns import settled
-from relaysim.faults import Drop, loss_of
+from relaysim.faults import Churn, Drop, Loss, loss_of
 from relaysim.mixing.deal import deal
-from relaysim.mixing.halo import links_over
-from relaysim.mixing.links import links, lose
+from relaysim.mixing.hung import Hung, Trees, changing, fixed
+from relaysim.mixing.links import lose
 from relaysim.topology import Topology, as_topology
-from relaysim.types import Array, Key, Messages, Mixer, Stacked, rows
+from relaysim.types import Array, Key, Mixer, Stacked, rows
 
 Fill = Literal["initial", "last", "local", "count"]
 
@@ -34,6 +33,8 @@ class RelayState(NamedTuple):
     """With fill="last" what came out of the last call, relative to x⁰ as well."""
     loss: Any
     """Of the process that loses messages, for those to parents and those from them."""
+    parent: Any = ()
+    """Where the tree changes, (n,) each worker's parent in the last call."""
 
 
 def relay_sum(
@@ -42,6 +43,8 @@ def relay_sum(
     drop: Drop = 0.0,
     fill: Fill = "initial",
     mesh: Mesh | None = None,
+    churn: Churn | None = None,
+    starts: Sequence[int] | None = None,
 ) -> Mixer:
     """RelaySum (Vogels et al. 2021, Algorithm 1): every contribution reaches every worker exactly once.
 
@@ -61,6 +64,15 @@ def relay_sum(
     >>> once.ravel().tolist(), twice.ravel().tolist()
     ([1.0, 1.0, 0.0], [1.0, 1.0, 1.0])
 
+    A tree can change during a run: around workers that come and go (`churn`), or as told (`starts`). What
+    came in last over links that stay is kept, also where these now lead downwards instead of up; new ones
+    have brought nothing yet. Counts tell what is missing, or for the moment there twice. As many calls after
+    the last change as the new tree is long, all is as if it had always been so. RelaySGD/Grad is not for
+    that: each of its updates is under way once only.
+
+    >>> churn = rs.faults.Churn.random(jax.random.key(0), 16, 1000, present=90, absent=10)
+    >>> mixer = relay_sum(rs.topology.binary_tree(16), churn=churn, fill="last")
+
     Args:
       trees: a tree (of networkx, too), or a list of several on the same workers: the parameters are then
         dealt out evenly to the trees, every k-th element to each, which shares the load at the volume of one
@@ -71,23 +83,33 @@ def relay_sum(
         instead of n. Where messages are lost, "last" suits RelaySGD, as in the paper's runs: with "local" and
         "count" a worker's own step, which x_i is after, also stands in for the steps that it misses.
       mesh: devices that the workers lie over (see `sharding`): only rows that cross between them are sent.
+        For trees that do not change.
+      churn: who is there when. Children of those that are away are adopted by their grandparents. Instead of
+        a tree this may be any graph: a spanning tree of those that are there is then kept as far as it can
+        be. Where their graph falls apart a warning says when; the parts go on by themselves, as does each
+        worker that is away. `messages` repeat from the last change on.
+      starts: the steps, ascending from 0, from which on each of the trees (or graphs, which then have
+        spanning trees) is used, instead of all at the same time.
 
     Raises:
       ValueError: where a tree is none (a cycle, not connected, directed), trees have different numbers of
-        workers, `drop` does not fit, `fill` is none of the four or `mesh` does not divide the workers.
+        workers, `drop`, `churn` or `starts` do not fit, `fill` is none of the four or `mesh` does not divide
+        the workers.
     """
     if fill not in get_args(Fill):
         raise ValueError(f"fill is {fill!r}, expected one of {', '.join(map(repr, get_args(Fill)))}")
-    if isinstance(trees, list | tuple):
-        return deal([relay_sum(t, drop=drop, fill=fill, mesh=mesh) for t in trees])
-    trees = as_topology("trees", trees)
-    n = trees.num_workers
-    from_parent, from_children = links(trees) if mesh is None else links_over(mesh, trees)
-    is_root = np.arange(n) == 0
-    loss, worker, parent = loss_of(drop, n), np.arange(n), topologies.rooted(trees).parent
+    if starts is None and isinstance(trees, list | tuple):
+        return deal([relay_sum(t, drop=drop, fill=fill, mesh=mesh, churn=churn) for t in trees])
+    if churn is None and starts is None:
+        over = fixed(as_topology("trees", trees), mesh)
+    else:
+        over = changing(trees, churn, starts, mesh)
+    return relay(over, loss_of(drop, over.num_workers), fill)
 
-    def over_edges(m: Stacked) -> Stacked:
-        return jax.tree.map(lambda v: jnp.where(rows(is_root, v), 0, v), m)  # the root has no parent
+
+def relay(trees: Trees, loss: Loss | None, fill: Fill) -> Mixer:
+    """`relay_sum` over trees that are hung up."""
+    n, worker = trees.num_workers, np.arange(trees.num_workers)
 
     def relayed(x: Stacked) -> Stacked:
         return x if fill == "initial" else (x, jnp.ones(n, jnp.int32))  # the count travels as x does
@@ -96,9 +118,17 @@ def relay_sum(
         silence = tree.zeros_like(relayed(x))
         origin = jax.tree.map(lambda v: v.mean(0, keepdims=True), x)
         last = tree.sub(x, origin) if fill == "last" else ()
-        return RelayState(origin, silence, silence, silence, last, (loss.init(n),) * 2 if loss else ())
+        parent = jnp.asarray(trees.at(0).parent) if trees.change else ()
+        losses = (loss.init(n),) * 2 if loss else ()
+        return RelayState(origin, silence, silence, silence, last, losses, parent)
 
     def mix(key: Key, step: Array, s: RelayState, x: Stacked) -> tuple[RelayState, Stacked]:
+        parent, is_root, (from_parent, from_children) = hung = trees.at(step)
+        s = _moved(s, hung) if trees.change else s
+
+        def over_edges(m: Stacked) -> Stacked:
+            return jax.tree.map(lambda v: jnp.where(rows(is_root, v), 0, v), m)  # a root has no parent
+
         own, losses = relayed(tree.sub(x, s.origin)), s.loss
         to_nobody = settled(tree.add(tree.add(own, s.below), s.down))
         down = over_edges(tree.sub(jax.tree.map(from_parent, to_nobody), s.up))
@@ -114,7 +144,8 @@ def relay_sum(
         heard = jax.tree.map(lambda *terms: sum(terms), own, below, down)
         mixed = average(own, heard, s.last)
         last = mixed if fill == "last" else ()
-        return RelayState(s.origin, up, down, below, last, losses), tree.add(s.origin, mixed)
+        parent = parent if trees.change else ()
+        return RelayState(s.origin, up, down, below, last, losses, parent), tree.add(s.origin, mixed)
 
     def average(own: Stacked, heard: Stacked, last: Stacked) -> Stacked:
         if fill == "initial":
@@ -125,10 +156,23 @@ def relay_sum(
         stand_in = own if fill == "local" else last
         return jax.tree.map(lambda x, h: (h + rows(n - count, x) * x) / n, stand_in, total)
 
-    return Mixer(
-        n,
-        init,
-        mix,
-        messages=lambda: [[Messages(trees.senders, trees.receivers)]],
-        name=f"relay_sum on {trees.name}",
-    )
+    return Mixer(n, init, mix, trees.messages, name=f"relay_sum on {trees.name}")
+
+
+def _moved(s: RelayState, hung: Hung) -> RelayState:
+    """The state where the tree may have changed since the last call: what came in last over links that are
+    still there, whichever of their ends is now the parent."""
+    worker = np.arange(len(s.parent))
+    stays = hung.parent == s.parent
+    turned = (s.parent[hung.parent] == worker) & ~hung.is_root & ~stays
+
+    def of_leaf(same: Array, other: Array) -> Array:
+        kept = jnp.where(rows(stays, same), same, 0)
+        return jnp.where(rows(turned, same), other[hung.parent], kept)
+
+    def move() -> tuple[Stacked, Stacked, Stacked]:
+        up, down = jax.tree.map(of_leaf, s.up, s.down), jax.tree.map(of_leaf, s.down, s.up)
+        return up, down, jax.tree.map(hung.links.from_children, up)
+
+    up, down, below = jax.lax.cond(stays.all(), lambda: (s.up, s.down, s.below), move)
+    return s._replace(up=up, down=down, below=below)

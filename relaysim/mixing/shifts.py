@@ -16,8 +16,16 @@ MOST = 64  # distances
 LONG = 32  # numbers in a row, from which on a sorted scatter costs less than a gather for each neighbour
 
 
+def rolled(by: int) -> Callable[[Array], Array]:
+    """(n, ...) -> (n, ...): worker i's row to worker i + by modulo n."""
+    return lambda x: jnp.roll(x, by, 0)
+
+
 def shifted_sum(
-    senders: np.ndarray, receivers: np.ndarray, num_workers: int
+    senders: np.ndarray,
+    receivers: np.ndarray,
+    num_workers: int,
+    move: Callable[[int], Callable[[Array], Array]] = rolled,
 ) -> Callable[[Weights, Array], Array] | None:
     """`gathered_sum` for edges whose distances, receiver − sender modulo n, are at most MOST; None otherwise.
 
@@ -25,6 +33,7 @@ def shifted_sum(
       senders: (m,) int.
       receivers: (m,) int.
       num_workers: n.
+      move: by how many rows -> what moves an array by so many.
     """
     n, m = num_workers, len(senders)
     distances, which = np.unique((receivers - senders) % n, return_inverse=True)
@@ -33,8 +42,10 @@ def shifted_sum(
     edges = np.full((len(distances), n), m)
     edges[which, receivers] = np.arange(m)
 
+    moves = [move(int(distance)) for distance in distances]
+
     def along(k: int, weights: Weights, x: Array) -> Array:
-        moved, there = jnp.roll(x, distances[k], 0), edges[k] < m
+        moved, there = moves[k](x), edges[k] < m
         if isinstance(weights, np.ndarray):
             moved = rows(np.append(weights, 0)[edges[k]].astype(x.dtype), x) * moved
         elif weights is not None:

@@ -1,8 +1,6 @@
 import flax.linen as nn
-import jax.numpy as jnp
 
-from relaysim.checks import check_positive
-from relaysim.models.transformer import check_tokens
+from relaysim.models.transformer import attended, check_sizes, check_tokens
 from relaysim.types import Array
 
 
@@ -29,26 +27,12 @@ class CausalTransformer(nn.Module):
     layers: int = 2
 
     def __post_init__(self) -> None:
-        check_positive(
-            vocabulary=self.vocabulary,
-            max_length=self.max_length,
-            width=self.width,
-            heads=self.heads,
-            layers=self.layers,
-        )
-        if self.width % self.heads:
-            raise ValueError(f"width is {self.width}, expected a multiple of heads = {self.heads}")
+        check_sizes(self)
         super().__post_init__()
 
     @nn.compact
     def __call__(self, tokens: Array) -> Array:
         """(B, T) int -> (B, T, V), T at most max_length."""
         check_tokens(tokens, self.max_length)
-        x = nn.Embed(self.vocabulary, self.width)(tokens)
-        x = x + nn.Embed(self.max_length, self.width)(jnp.arange(tokens.shape[1])[None])
-        before = nn.make_causal_mask(tokens[:1])
-        for _ in range(self.layers):
-            x = x + nn.MultiHeadDotProductAttention(self.heads)(nn.LayerNorm()(x), mask=before)
-            y = nn.gelu(nn.Dense(4 * self.width)(nn.LayerNorm()(x)))
-            x = x + nn.Dense(self.width)(y)
-        return nn.Dense(self.vocabulary)(nn.LayerNorm()(x))
+        x = attended(self, tokens, nn.make_causal_mask(tokens[:1]))
+        return nn.Dense(self.vocabulary)(x)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -31,16 +33,8 @@ class Transformer(nn.Module):
     layers: int = 2
 
     def __post_init__(self) -> None:
-        check_positive(
-            num_classes=self.num_classes,
-            vocabulary=self.vocabulary,
-            max_length=self.max_length,
-            width=self.width,
-            heads=self.heads,
-            layers=self.layers,
-        )
-        if self.width % self.heads:
-            raise ValueError(f"width is {self.width}, expected a multiple of heads = {self.heads}")
+        check_positive(num_classes=self.num_classes)
+        check_sizes(self)
         super().__post_init__()
 
     @nn.compact
@@ -48,15 +42,7 @@ class Transformer(nn.Module):
         """(B, T) int -> (B, C), T at most max_length."""
         check_tokens(tokens, self.max_length)
         present = tokens > 0
-        positions = jnp.arange(tokens.shape[1])[None]
-        x = nn.Embed(self.vocabulary, self.width)(tokens)
-        x = x + nn.Embed(self.max_length, self.width)(positions)
-        for _ in range(self.layers):
-            attention = nn.MultiHeadDotProductAttention(self.heads)
-            x = x + attention(nn.LayerNorm()(x), mask=present[:, None, None, :])
-            y = nn.gelu(nn.Dense(4 * self.width)(nn.LayerNorm()(x)))
-            x = x + nn.Dense(self.width)(y)
-        x = nn.LayerNorm()(x) * present[..., None]
+        x = attended(self, tokens, present[:, None, None, :]) * present[..., None]
         return nn.Dense(self.num_classes)(x.sum(1) / jnp.maximum(present.sum(1, keepdims=True), 1))
 
 
@@ -66,3 +52,28 @@ def check_tokens(tokens: Array, max_length: int) -> None:
         raise ValueError(f"tokens has shape {tokens.shape}, expected (B, T ≤ max_length={max_length})")
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise ValueError(f"tokens holds {tokens.dtype}, expected integers")
+
+
+def check_sizes(model: Any) -> None:
+    """Raise a ValueError unless they are positive, and the width a multiple of the heads."""
+    names = ("vocabulary", "max_length", "width", "heads", "layers")
+    check_positive(**{name: getattr(model, name) for name in names})
+    if model.width % model.heads:
+        raise ValueError(f"width is {model.width}, expected a multiple of heads = {model.heads}")
+
+
+def attended(model: Any, tokens: Array, mask: Array) -> Array:
+    """What a model's layers make of its tokens: (B, T) int -> (B, T, width). To be called in its `__call__`.
+
+    Args:
+      model: has vocabulary, max_length, width, heads and layers.
+      tokens: (B, T) int.
+      mask: broadcasts to (B, heads, T, T), who sees whom.
+    """
+    x = nn.Embed(model.vocabulary, model.width)(tokens)
+    x = x + nn.Embed(model.max_length, model.width)(jnp.arange(tokens.shape[1])[None])
+    for _ in range(model.layers):
+        x = x + nn.MultiHeadDotProductAttention(model.heads)(nn.LayerNorm()(x), mask=mask)
+        y = nn.gelu(nn.Dense(4 * model.width)(nn.LayerNorm()(x)))
+        x = x + nn.Dense(model.width)(y)
+    return nn.LayerNorm()(x)

@@ -22,7 +22,7 @@ from optax import tree
 from scipy.sparse import csr_array
 
 from relaysim import topology
-from relaysim.algorithms import d2, dpsgd, relaysgd
+from relaysim.algorithms import ceca, d2, dpsgd, relaysgd
 from relaysim.algorithms.base import method
 from relaysim.compare import Comparison, compare, search
 from relaysim.local import LocalState, local_update
@@ -132,35 +132,6 @@ def push_pull(grad: Any, pull: Mixer, push: Mixer, rate: Callable[[Array], Any])
     return method(pull, init, step, vectors=2)
 
 
-class CecaState(NamedTuple):
-    both: Stacked
-    """(2n, d): the models a, and below them c."""
-    local: LocalState
-    mix: Any = ()
-
-
-def ceca(grad: Any, num_workers: int, rate: Callable[[Array], Any]) -> Algorithm:
-    """(a; c) ← W (a; c) − μ_t V (g; g), g taken at a or at c: `topology.ceca` in whole matrices."""
-    n, phases = num_workers, topology.ceca(num_workers)
-    w, v = (jnp.asarray(np.stack([m.toarray() for m in half])) for half in zip(*phases, strict=True))
-    at_a = np.array([digit == "1" for digit in f"{n - 1:b}"])
-    local = local_update(grad, optax.identity())
-
-    def init(key: Key, params: Stacked) -> CecaState:
-        return CecaState(jnp.concatenate([params, params]), local.init(key, params))
-
-    def step(key: Key, t: Array, s: CecaState) -> tuple[CecaState, Info]:
-        phase = t % len(phases)
-        here = jnp.where(jnp.asarray(at_a)[phase], s.both[:n], s.both[n:])
-        local_state, g, info = local.gradient(t, s.local, here)
-        both = w[phase].astype(g.dtype) @ s.both - rate(t) * (
-            v[phase].astype(g.dtype) @ jnp.concatenate([g, g])
-        )
-        return CecaState(both, local_state), info
-
-    return method(gossip(topology.ring(n)), init, step, params=lambda s: s.both[:n])
-
-
 def trees(num_workers: int, branching: int) -> tuple[Mixer, Mixer]:
     """Push-pull's R and C: everybody takes its parent's model, parents add up what their children track."""
     n = num_workers
@@ -232,7 +203,7 @@ METHODS: dict[str, Build] = {
     "DSGD, fully connected": _gossip(lambda n: gossip(topology.fully_connected(n))),
     "DSGD, exponential": _gossip(_exponential),
     "DSGD, base-3": _gossip(_base),
-    "DSGD-CECA": lambda task, n, rate: ceca(task.grad, n, rate),
+    "DSGD-CECA": lambda task, n, rate: ceca(task.grad, n, optax.sgd(rate)),
     "DSGT, ring": _tracking(_ring),
     "DSGT, grid": _tracking(_grid),
     "DSGT, one-peer exponential": _tracking(_one_peer),
@@ -244,12 +215,13 @@ PUBLISHED = 0.7
 
 
 def run(
-    sizes: Sequence[int] = SIZES,
+    smoke: bool = False,
+    progress: bool = True,
     *,
+    sizes: Sequence[int] = SIZES,
     seeds: int = 5,
     num_steps: int = STEPS,
     out: Path | None = None,
-    progress: bool = True,
 ) -> Comparison:
     """All methods at rates of their own: each first μ searched among powers of two, on problems apart.
 
@@ -257,11 +229,14 @@ def run(
     fifths three times a run, as published. Each seed is another problem, with other samples.
 
     Args:
+      smoke: 8 workers, one seed and 30 steps only.
+      progress: show a bar.
       sizes: numbers of workers, each with 200 samples.
       seeds: how many.
       num_steps: of each run, a multiple of 30.
       out: a folder to write runs to as they come, see `compare`.
     """
+    sizes, seeds, num_steps = ((8,), 1, 30) if smoke else (sizes, seeds, num_steps)
     return compare(
         {name: _at(build, num_steps // 3) for name, build in METHODS.items()},
         {f"n = {n}": _problems(n) for n in sizes},
@@ -288,19 +263,19 @@ def _at(build: Build, period: int) -> Callable[[Logistic, Any], Algorithm]:
 
 
 def table(found: Comparison) -> pd.DataFrame:
-    """A row a method: ‖∇F‖ at the end, mean ± deviation over seeds, and first μ, for each n; best first."""
-    s = found.summary.assign(
-        told=lambda s: [f"{m:.4f} ± {d:.4f}" for m, d in zip(s["mean"], s.deviation, strict=True)]
-    )
-    wide = s.pivot(index="method", columns="task", values=["told", "learning_rate", "mean"])
-    tasks = list(dict.fromkeys(s.task))
-    order = wide["mean"][tasks[-1]].astype(float).sort_values().index
+    """A row a method, the best first, and for each n: ‖∇F‖ at the workers' own models after the last step,
+    mean ± deviation over the seeds; at the mean model; and the first μ."""
+    cells = found.table.groupby(["method", "task"], sort=False)
+    own, at_mean = cells.gradient_norm, cells.at_mean.mean()
     columns = {
-        (task, name): wide[key][task]
-        for task in tasks
-        for name, key in (("‖∇F‖", "told"), ("μ", "learning_rate"))
+        "own": [f"{m:.4f} ± {d:.4f}" for m, d in zip(own.mean(), own.std(ddof=0), strict=True)],
+        "mean model": at_mean.map("{:.4f}".format),
+        "μ": cells.learning_rate.first(),
     }
-    return pd.DataFrame(columns).loc[order]
+    wide = pd.DataFrame(columns, index=at_mean.index).unstack("task").swaplevel(axis=1)
+    tasks = list(dict.fromkeys(found.table.task))
+    wide = wide[[(task, name) for task in tasks for name in columns]]
+    return wide.loc[own.mean().unstack("task")[tasks[-1]].sort_values().index]
 
 
 def picture(found: Comparison) -> Figure:

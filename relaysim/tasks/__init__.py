@@ -1,6 +1,6 @@
 """What is being learned: problems with `grad`, `init` and `measure`, which know nothing of networks."""
 
-from relaysim.tasks import augment, datasets, losses, partition, skew
+from relaysim.tasks import augment, datasets, losses, partition, skew, texts
 from relaysim.tasks.classification import classification
 from relaysim.tasks.convex import least_squares, logistic_regression, with_optimum
 from relaysim.tasks.datasets import Dataset
@@ -26,6 +26,7 @@ __all__ = [
     "random_quadratics",
     "skew",
     "supervised",
+    "texts",
     "with_optimum",
     "with_statistics",
 ]

@@ -275,6 +275,8 @@ def like(
 def check_shares(shares: Sequence[np.ndarray], num_samples: int) -> None:
     """Check that shares can be trained on.
 
+    >>> check_shares([np.array([0, 2]), np.array([1])], 3)
+
     Args:
       shares: n int arrays of indices.
       num_samples: N.

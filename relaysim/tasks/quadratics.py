@@ -32,7 +32,7 @@ class Quadratics:
     """() σ: each gradient has Gaussian noise ξ added, with E ‖ξ‖² = σ². None: exact gradients."""
 
     def __repr__(self) -> str:
-        *_, n, d = jnp.shape(self.b)
+        *_, n, _, d = jnp.shape(self.A)
         return f"Quadratics({n} workers, {d} variables)"
 
     @property
@@ -143,6 +143,10 @@ def random_quadratics(
     Each A_i is a Gaussian matrix whose singular values are replaced by d equally spaced values from μ to
     L = 1. Each worker's optimum lies in its own Gaussian direction from the joint one, all scaled by one
     factor such that (1/n) Σ_i ‖∇f_i(x*)‖² = ζ². The joint optimum x* has the norm r0.
+
+    >>> task = random_quadratics(jax.random.key(0), 4, 3, zeta2=0.5)
+    >>> task, round(float(task.zeta2), 3)
+    (Quadratics(4 workers, 3 variables), 0.5)
 
     Args:
       key: fixes the problems.

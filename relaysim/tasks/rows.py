@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 from flax import struct
-from jax.experimental.sparse import BCOO
 
 from relaysim.types import Array
 
@@ -48,6 +47,8 @@ def on_device(x: Any) -> Any:
 
 def for_model(x: Any) -> Any:
     """What a model is given: sparse rows (B, K) as jax's own BCOO matrix (B, D), all else as it is."""
+
+    from jax.experimental.sparse import BCOO  # slow to import
 
     def one(part: Any) -> Any:
         if not isinstance(part, SparseRows):

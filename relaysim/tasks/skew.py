@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-import scipy.ndimage
 
 from relaysim.checks import check_number
 from relaysim.tasks.datasets import Dataset
@@ -68,13 +67,15 @@ def rotation(
       degrees: the whole range, counterclockwise.
       test_shares: n int arrays of indices into the test part, to be turned as well; the rest of it stays.
     """
+    from scipy.ndimage import rotate  # slow to import
+
     check_number("degrees", degrees)
     if np.ndim(dataset.train_x) != 4:
         raise ValueError(f"dataset has inputs of shape {np.shape(dataset.train_x)}, expected (N, H, W, C)")
 
     def change(x: np.ndarray, worker: int) -> np.ndarray:
         angle = worker / len(shares) * degrees
-        return scipy.ndimage.rotate(x, angle, axes=(2, 1), reshape=False, order=1, mode="nearest")
+        return rotate(x, angle, axes=(2, 1), reshape=False, order=1, mode="nearest")
 
     return _changed(dataset, shares, test_shares, change)
 

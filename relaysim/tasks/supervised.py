@@ -70,6 +70,10 @@ class Supervised:
     optimum: Array | None = None
     """() the least value of the objective, see `with_optimum`"""
 
+    def __repr__(self) -> str:
+        of = getattr(self.loss, "__name__", type(self.loss).__name__)
+        return f"Supervised({self.num_workers} workers, {self.indices.shape[-1]} samples, {of})"
+
     @property
     def num_workers(self) -> int:
         return self.sizes.shape[-1]

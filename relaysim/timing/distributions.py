@@ -57,10 +57,12 @@ class Distribution:
 def constant(value: Any) -> Distribution:
     """The same at every step: a number, or (n,) numbers, one for each worker.
 
+    >>> compute = constant([0.1, 0.1, 0.2])
+
     Raises:
       ValueError: where a number is negative or not finite.
     """
-    return Distribution(of_worker=(Factor(_constant, (check_seconds("value", value, 1),)),))
+    return Distribution(of_worker=(Factor(_constant, (check_seconds("value", value, "(n,)"),)),))
 
 
 def lognormal(mean: float | Array, sigma: float | Array) -> Distribution:
@@ -80,6 +82,8 @@ def lognormal(mean: float | Array, sigma: float | Array) -> Distribution:
 
 def shifted_exponential(shift: float | Array, mean: float | Array) -> Distribution:
     """shift + an exponential number of the given mean, at each step: the mean of both is shift + mean.
+
+    >>> compute = shifted_exponential(0.1, 0.02)
 
     Raises:
       ValueError: where a number is negative.
@@ -109,6 +113,8 @@ def stragglers(share: float | Array, factor: float | Array) -> Distribution:
 def of_worker(distribution: Distribution) -> Distribution:
     """The same distribution, drawn once for each worker and then the same at all its steps.
 
+    >>> compute = 0.1 * of_worker(lognormal(1.0, 0.6))
+
     Raises:
       ValueError: where it is no distribution.
     """
@@ -131,8 +137,8 @@ def uniform(key: Key, number: int) -> Array:
     return jax.random.uniform(key, (number,), jnp.float32).astype(float) + 2**-24
 
 
-def check_seconds(name: str, value: Any, most_axes: int) -> Any:
-    """The value as a float or an array of them, finite and not negative, of so many axes or none."""
+def check_seconds(name: str, value: Any, *shapes: str) -> Any:
+    """The value as a float or an array of them, finite and not negative, of shape () or one like "(n,)"."""
     if isinstance(value, jax.core.Tracer):
         return value
     array = np.asarray(value) if isinstance(value, np.ndarray | jax.Array | list | tuple) else None
@@ -141,10 +147,11 @@ def check_seconds(name: str, value: Any, most_axes: int) -> Any:
             return check_number(name, value, 0)
         except ValueError as error:
             raise ValueError(f"{name} is {shown(value)}, expected a number of at least 0") from error
-    right = array.ndim == most_axes and array.dtype.kind in "fiu"
+    right = array.ndim in [shape.count(",") + (shape != "(n,)") for shape in shapes]
+    right = right and array.dtype.kind in "fiu" and array.size > 0
     if not right or not (np.isfinite(array) & (array >= 0)).all():
-        expected = f"finite numbers of at least 0, one alone or {('', '(n,)', '(n, n)')[most_axes]}"
         smallest = f" with {array.min()}" if right else ""
+        expected = f"finite numbers of at least 0, one alone or {' or '.join(shapes)}"
         raise ValueError(f"{name} is {shown(value)}{smallest}, expected {expected}")
     return array.astype(np.float64)
 

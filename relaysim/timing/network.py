@@ -22,6 +22,9 @@ def in_float64(function: Callable) -> Callable:
     """The same function of arrays, in double precision whatever the settings: times add up over a run.
 
     What it returns are NumPy's arrays, under vmap and jit jax's.
+
+    >>> in_float64(lambda x: x + 1)(np.zeros(2)).dtype
+    dtype('float64')
     """
 
     def on_host(leaf: Any) -> Any:
@@ -66,8 +69,9 @@ class Network:
     (100, 16)
 
     Args:
-      compute: seconds a gradient, a number, (n,) numbers or a `Distribution`; a gradient by `local_steps`
-        counts once, with all its steps.
+      compute: seconds a gradient: a number, (n,) numbers, (T, n) as they were measured, a row a step and
+        then from the first on again, or a `Distribution`. A gradient by `local_steps` counts once, with all
+        its steps.
       latency: seconds one way (half a round trip): a number, (n, n) numbers, from sender [i] to receiver [j],
         a `Between`, or a distribution, drawn once for each link (i, j), the same both ways.
       upload: bytes a second that a worker sends, a number or (n,) numbers. Its messages leave one after the
@@ -93,11 +97,11 @@ class Network:
 
     def __post_init__(self) -> None:
         if not isinstance(self.compute, Distribution):
-            object.__setattr__(self, "compute", check_seconds("compute", self.compute, 1))
+            object.__setattr__(self, "compute", check_seconds("compute", self.compute, "(n,)", "(T, n)"))
         if isinstance(self.latency, Between):
             object.__setattr__(self, "latency", _check_between(self.latency))
         elif not isinstance(self.latency, Distribution):
-            latency = check_seconds("latency", self.latency, 2)
+            latency = check_seconds("latency", self.latency, "(n, n)")
             if np.ndim(latency) == 2 and latency.shape[0] != latency.shape[1]:
                 raise ValueError(f"latency has shape {latency.shape}, expected a number or (n, n)")
             object.__setattr__(self, "latency", latency)
@@ -105,7 +109,7 @@ class Network:
             object.__setattr__(self, name, _check_bandwidth(name, getattr(self, name)))
         if self.timeout is not None:
             object.__setattr__(self, "timeout", check_number("timeout", self.timeout, 0))
-        process = loss_of(self.drop, 2**31)
+        process = loss_of(self.drop, None)
         object.__setattr__(self, "losses", _Losses(self.drop, process) if process else _NONE)
         if self.losses.process and self.timeout is None:
             raise ValueError("timeout is None, expected the seconds that a lost message is waited for")
@@ -122,7 +126,8 @@ class Network:
         """
         n, key = num_workers, jax.random.fold_in(key, _COMPUTE)
         if not isinstance(self.compute, Distribution):
-            return jnp.broadcast_to(self.compute, (n,)).astype(float), lambda t: jnp.ones(n)
+            table = jnp.atleast_2d(jnp.asarray(self.compute, float))
+            return jnp.ones(n), lambda t: jnp.broadcast_to(table[t % len(table)], (n,))
         worker_key, step_key = jax.random.split(key)
         own = _product(self.compute.of_worker, lambda k: spread(jax.random.fold_in(worker_key, k), n), n)
 
@@ -162,7 +167,10 @@ jax.tree_util.register_pytree_node(Network, _flatten, _unflatten)
 
 
 def check_network(network: Any, num_workers: int) -> None:
-    """Raise a ValueError where this is no network, or an array or `drop` in it is not for so many workers."""
+    """Raise a ValueError where this is no network, or an array or `drop` in it is not for so many workers.
+
+    >>> check_network(Network(compute=[1.0, 2.0]), 2)
+    """
     if not isinstance(network, Network):
         raise ValueError(f"network is {network!r}, expected one such as rs.timing.wan()")
     n = num_workers
@@ -175,9 +183,8 @@ def check_network(network: Any, num_workers: int) -> None:
         else:
             shapes = [np.shape(value)]
         for shape in shapes:
-            expected = (n, n) if name == "latency" and len(shape) == 2 else (n,)
-            if shape not in ((), expected):
-                raise ValueError(f"{name} is for {shape} workers, expected {expected} or a number")
+            if shape[-1:] not in ((), (n,)) or (name == "latency" and shape[:-1] not in ((), (n,))):
+                raise ValueError(f"{name} has shape {shape}, expected numbers for {n} workers")
     loss_of(network.drop, n)
 
 
@@ -227,7 +234,7 @@ def _check_bandwidth(name: str, value: Any) -> Any:
 
 
 def _check_between(latency: Between) -> Between:
-    seconds, places = check_seconds("latency.seconds", latency.seconds, 2), np.asarray(latency.places)
+    seconds, places = check_seconds("latency.seconds", latency.seconds, "(k, k)"), np.asarray(latency.places)
     k = len(seconds) if np.ndim(seconds) else 0
     if np.shape(seconds) != (k, k) or not k:
         raise ValueError(f"latency.seconds has shape {np.shape(seconds)}, expected (k, k)")

@@ -31,6 +31,7 @@ from relaysim.topology.graphs import (
     from_networkx,
     to_networkx,
 )
+from relaysim.topology.repair import adopted, forests, spanning_forest
 from relaysim.topology.sequences import base, hyper_hypercube, simple_base
 from relaysim.topology.shifts import ceca, equidynamic, equidynamic_phases, equistatic
 from relaysim.topology.trees import (
@@ -48,6 +49,7 @@ from relaysim.topology.weights import check_stochastic, check_weights, metropoli
 __all__ = [
     "RootedTree",
     "Topology",
+    "adopted",
     "as_topology",
     "b_ary_tree",
     "barbell",
@@ -67,6 +69,7 @@ __all__ = [
     "equistatic",
     "erdos_renyi",
     "exponential",
+    "forests",
     "from_edges",
     "from_networkx",
     "fully_connected",
@@ -87,6 +90,7 @@ __all__ = [
     "small_world",
     "social_network",
     "social_tree",
+    "spanning_forest",
     "spanning_tree",
     "spectral_gap",
     "star",

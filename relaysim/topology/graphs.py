@@ -7,10 +7,14 @@ from typing import Any
 
 import networkx as nx
 import numpy as np
-from scipy.sparse import csgraph, csr_array
+from scipy.sparse import coo_array, csgraph, csr_array, issparse
 
 from relaysim.checks import check_bool, check_count, shown
 
+_EXPECTED = (
+    "expected a topology such as rs.topology.chain(16), or a networkx graph or an adjacency matrix (n, n), "
+    "0 on its diagonal"
+)
 MOST = 2**31 - 1  # workers, and directed edges: they are counted in int32
 
 
@@ -166,17 +170,30 @@ def to_networkx(topology: Topology) -> Any:
 
 
 def as_topology(name: str, value: Any) -> Topology:
-    """A topology as it comes, or that of a networkx graph. Raises a ValueError for all else.
+    """A topology as it comes, or that of a networkx graph or of a matrix.
 
-    >>> as_topology("topology", nx.star_graph(3)).num_workers
-    4
+    An adjacency matrix (n, n), dense or scipy-sparse, is not 0 at [i, j] where j sends to i, and 0 on its
+    diagonal. Raises a ValueError for all else.
+
+    >>> as_topology("topology", np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]]))
+    Topology('matrix', 3 workers, 2 edges)
     """
     if isinstance(value, nx.Graph):
         return from_networkx(value)
+    if issparse(value) or (isinstance(value, np.ndarray) and value.ndim == 2):
+        return _from_matrix(name, value)
     if not isinstance(value, Topology):
-        expected = "a topology such as rs.topology.chain(16), or a networkx graph"
-        raise ValueError(f"{name} is {shown(value)}, expected {expected}")
+        raise ValueError(f"{name} is {shown(value)}, {_EXPECTED}")
     return value
+
+
+def _from_matrix(name: str, matrix: Any) -> Topology:
+    found = coo_array(matrix)
+    n, there = found.shape[0], found.data != 0
+    receivers, senders = found.row[there], found.col[there]
+    if found.shape != (n, n) or (receivers == senders).any():
+        raise ValueError(f"{name} is {shown(matrix)}, {_EXPECTED}")
+    return one_way(check_num_workers(n), senders, receivers, "matrix")
 
 
 def check_num_workers(num_workers: Any) -> int:

@@ -68,7 +68,11 @@ def check_stochastic(
 ) -> csr_array:
     """Weights of one's own without a graph, (n, n) float64, whose columns, and rows if asked, sum to 1.
 
-    Raises: ValueError for all else, which calls them `name`."""
+    >>> check_stochastic("weights", [[0.5, 0.5], [0.5, 0.5]]).shape
+    (2, 2)
+
+    Raises: ValueError for all else, which calls them `name`.
+    """
     try:
         w = _square(weights)
         if num_workers is not None and w.shape[0] != num_workers:
