@@ -26,7 +26,7 @@ exclude_patterns = ["**/.ipynb_checkpoints"]
 default_role = "code"
 html_theme = "furo"
 html_title = f"relaysim {release}"
-html_static_path: list[str] = []
+html_static_path, html_css_files = ["static"], ["site.css"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
@@ -155,12 +155,20 @@ def escaped(lines):
 def process(app, what, name, obj, options, lines):
     if lines and re.fullmatch(r"Alias for field number \d+", lines[0]):
         lines[:] = []
-    first = (
-        [""] if what in ("attribute", "data", "property") else []
-    )  # or napoleon finds a type before a colon
-    lines[:] = first + escaped(lines)
+    lines[:] = escaped(lines)
+    KEPT[name] = list(lines)
+
+
+KEPT: dict[str, list[str]] = {}
+
+
+def restore(app, what, name, obj, options, lines):
+    """Docstrings of fields as they are: napoleon takes what is before a colon for a type."""
+    if what in ("attribute", "data", "property"):
+        lines[:] = KEPT[name]
 
 
 def setup(app):
     write_api(HERE / "api")
     app.connect("autodoc-process-docstring", process, priority=400)
+    app.connect("autodoc-process-docstring", restore, priority=600)  # after napoleon
