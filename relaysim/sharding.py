@@ -12,10 +12,21 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from relaysim.platforms import described
 from relaysim.topology import depth_first, renumber
 from relaysim.types import Array, Stacked
 
-__all__ = ["check_mesh", "depth_first", "fetch", "lies_over", "mesh", "place", "renumber", "spread"]
+__all__ = [
+    "check_mesh",
+    "depth_first",
+    "described",
+    "fetch",
+    "lies_over",
+    "mesh",
+    "place",
+    "renumber",
+    "spread",
+]
 
 
 def mesh(devices: Any = None, axis: str = "workers") -> Mesh:
