@@ -189,3 +189,18 @@ def test_what_is_counted_has_no_noise():
     assert len(compare.worse(counted(8.0), counted(8.1)))
     assert not len(compare.worse(counted(8.0), counted(8.05)))
     assert not len(compare.worse(counted(8.0, "s to compile"), counted(9.0, "s to compile")))
+
+
+@pytest.mark.parametrize("make", [rs.gossip, rs.relay_sum])
+def test_half_precision_is_added_up_in_float32(make):
+    """Messages are rounded to bfloat16, sums are not: as if it were float32, but for what is rounded."""
+    mixer = make(topology.star(200))
+    x = jnp.asarray(random.normal(1, 1, size=(200, 2)), jnp.bfloat16)
+    state, mixed = mixer.mix(jax.random.key(0), 0, mixer.init(0 * x), x)
+    wide = x.astype(jnp.float32)
+    _, expected = mixer.mix(jax.random.key(0), 0, mixer.init(0 * wide), wide)
+    assert mixed.dtype == jnp.bfloat16
+    assert (
+        all(leaf.dtype == jnp.bfloat16 for leaf in (state.up, state.down)) if make is rs.relay_sum else True
+    )
+    np.testing.assert_allclose(mixed.astype(jnp.float32), expected, rtol=2**-8)
