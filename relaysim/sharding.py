@@ -12,10 +12,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from relaysim.platforms import described
 from relaysim.topology import depth_first, renumber
 from relaysim.types import Array, Stacked
 
-__all__ = ["depth_first", "fetch", "mesh", "place", "renumber"]
+__all__ = ["depth_first", "described", "fetch", "mesh", "place", "renumber"]
 
 
 def mesh(devices: Any = None, axis: str = "workers") -> Mesh:

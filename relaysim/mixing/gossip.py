@@ -17,7 +17,7 @@ from relaysim.mixing.deal import deal
 from relaysim.mixing.halo import edge_sum_over
 from relaysim.mixing.links import edge_sum, lose
 from relaysim.topology import Topology, as_topology
-from relaysim.types import Array, Key, Messages, Mixer, Stacked, rows
+from relaysim.types import Array, Key, Messages, Mixer, Stacked, narrowed, rows, widened
 
 
 def gossip(
@@ -144,10 +144,11 @@ def _along(
                 kept = own + jax.ops.segment_sum(weights - w, senders, n)
 
         def of_leaf(v: Array) -> Array:
+            sent, v = v, widened(v)
             mixed = rows(kept, v).astype(v.dtype) * v + heard(w, v)
             if loss and renormalise:
                 mixed = jnp.where(rows(arrived > 0, v), mixed * rows(scale, v).astype(v.dtype), v)
-            return mixed
+            return narrowed(mixed, sent)
 
         constant = isinstance(weights, np.ndarray) and not loss
         return s, jax.tree.map(on_columns(of_leaf) if constant else of_leaf, x)
