@@ -17,11 +17,11 @@ import flax.linen as nn
 import numpy as np
 import optax
 
-from relaysim import algorithms, mixing, palette, timing, topology
+from relaysim import algorithms, compress, mixing, palette, timing, topology
 from relaysim.models import CNN, MLP, VGG11, Transformer, resnet20
 from relaysim.recipe import sgd
 from relaysim.tasks import Dataset, datasets, partition, texts
-from relaysim.types import Algorithm, Key, Mixer
+from relaysim.types import Algorithm, Key
 
 DATASETS: dict[str, Callable[[str | None], Dataset]] = {
     "digits": lambda folder: datasets.digits(),
@@ -81,8 +81,9 @@ class Method(NamedTuple):
 
     build: Callable[..., Algorithm]
     """(grad, mixer, optimizer) -> method"""
-    mixer: Callable[..., Mixer]
-    """(topology, or the number of workers where it takes none; drop=) -> mixer"""
+    mixer: Callable[..., Any]
+    """(topology, or the number of workers where it takes none; drop=) -> mixer, or the number itself where
+    the method communicates in a way of its own"""
     topology: str
     """Of TOPOLOGIES, by default; "" where it takes none."""
     label: str
@@ -96,6 +97,12 @@ _quasi_global = partial(algorithms.quasi_global_momentum, variant="nesterov")
 _filled = partial(mixing.relay_sum, fill="last")
 _peers = mixing.one_peer_exponential
 _trees = "double-binary-trees"
+
+
+def _by_itself(num_workers: int) -> int:
+    return num_workers
+
+
 METHODS: dict[str, Method] = {
     "relaysgd": Method(algorithms.relaysgd, _filled, _trees, "RelaySGD", "#0173b2"),
     "relaysgd-grad": Method(algorithms.relaysgd_grad, mixing.relay_sum, _trees, "RelaySGD/Grad", "#56b4e9"),
@@ -114,6 +121,28 @@ METHODS: dict[str, Method] = {
     "sgp-one-peer": Method(algorithms.push_sum, _peers, "", "SGP, one peer", "sandybrown"),
     "sgp-two-peers": Method(algorithms.push_sum, partial(_peers, rounds=2), "", "SGP", "#de8f05"),
     "allreduce": Method(algorithms.allreduce, mixing.all_reduce, "", "all-reduce", "0.4"),
+    "nids": Method(algorithms.nids, mixing.gossip, "ring", "NIDS", "#556b2f"),
+    "extra": Method(algorithms.extra, mixing.gossip, "ring", "EXTRA", "#2e8b57"),
+    "momentum-tracking": Method(
+        partial(algorithms.momentum_tracking, beta=0.9),
+        mixing.gossip,
+        "ring",
+        "momentum tracking",
+        "#8b008b",
+        momentum=True,
+    ),
+    "decentlam": Method(
+        partial(algorithms.decentlam, beta=0.9), mixing.gossip, "ring", "DecentLaM", "#b8860b", momentum=True
+    ),
+    "choco": Method(
+        partial(algorithms.choco_sgd, compressor=compress.top_k(0.1), gamma=0.2),
+        mixing.gossip,
+        "ring",
+        "CHOCO-SGD, a tenth sent",
+        "#fa8072",
+    ),
+    "btpp": Method(algorithms.btpp, _by_itself, "", "B-ary tree push-pull", "#483d8b"),
+    "ceca": Method(algorithms.ceca, _by_itself, "", "DSGD-CECA", "#708090"),
 }
 
 palette.COLOURS.update({method.label: method.colour for method in METHODS.values()})

@@ -143,8 +143,8 @@ class Settings:
         if self.burst and not self.drop:
             raise ValueError(f"burst is {self.burst}, expected a drop above 0 with it")
         for name, value in (("drop", self.drop), ("down", outages(self.down))):
-            if value and self.method == "allreduce":
-                raise ValueError(f"{name} is {value}, but all-reduce loses no messages")
+            if value and "drop" not in signature(method.mixer).parameters:
+                raise ValueError(f"{name} is {value}, but {method.label} loses no messages")
 
 
 def outages(down: Sequence[str]) -> list[faults.Outage]:
