@@ -30,7 +30,7 @@ html_static_path, html_css_files = ["static"], ["site.css"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-nb_execution_mode = "cache"
+nb_execution_mode, nb_execution_in_temp = "cache", True
 nb_execution_excludepatterns = ["notebooks/*"]  # which come with their outputs; the slow tests run them
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
