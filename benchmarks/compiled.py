@@ -8,8 +8,10 @@ nobody asks for losses.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import jax
@@ -17,13 +19,14 @@ import jax.numpy as jnp
 import optax
 import pandas as pd
 import seaborn as sns
-from jax.sharding import NamedSharding, SingleDeviceSharding
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 import relaysim as rs
 from benchmarks import hlo
+from benchmarks.devices import collectives
 from benchmarks.timing import Row, row, table
 from relaysim import engine, platforms, topology
 from relaysim.programs import program
@@ -33,6 +36,10 @@ ONE = {"h100": "h100", "tpu": "v5e:2x2"}
 """What is compiled for where no topology is named: one device of these."""
 NAME, STEPS = "compiled", 16
 MOVED, KERNELS, TEMPORARIES = "arrays moved a step", "kernels a step", "arrays, temporaries"
+PERMUTES, OTHERS = "collective permutes", "other collectives"
+HELD = "arrays of its share that a device holds"
+POD = (2**20, 64)
+"""What is compiled for several devices."""
 COPIED, TOOK = "arrays copied a step", "s to compile"
 
 TREES: dict[str, Callable[[int], rs.Topology]] = {
@@ -47,6 +54,9 @@ GRAPHS: dict[str, Callable[[int], rs.Topology]] = {
     "random regular, degree 3": lambda n: topology.random_regular(n, 3, seed=0),
     "random recursive tree": lambda n: topology.random_recursive_tree(n, seed=0),
 }
+
+
+Case = tuple[str, Callable, rs.Mixer]
 
 
 def grad(key: Any, step: Any, x: Any) -> Any:
@@ -129,31 +139,72 @@ def measured(
     yield row(f"{platform}: {name}", n, d, TOOK, took)
 
 
+def of_mesh(mesh: Mesh, n: int) -> Iterator[Case]:
+    """What is compiled for several devices, trees numbered depth-first."""
+
+    def tree(graph: rs.Topology) -> rs.Mixer:
+        return rs.relay_sum(rs.sharding.renumber(graph, rs.sharding.depth_first(graph)), mesh=mesh)
+
+    for name in ("chain", "binary tree", "random recursive tree"):
+        yield f"RelaySGD, {name}", rs.relaysgd, tree(TREES[name](n))
+    yield "D-PSGD, ring", rs.dpsgd, rs.gossip(GRAPHS["ring"](n), mesh=mesh)
+    regular = "random regular, degree 3"
+    yield f"D-PSGD, {regular}", rs.dpsgd, rs.gossip(GRAPHS[regular](n), mesh=mesh)
+    yield "SGP, exponential", rs.push_sum, rs.push(topology.exponential(n), mesh=mesh)
+    yield "SGP, one-peer exponential", rs.push_sum, rs.one_peer_exponential(n, mesh=mesh)
+
+
+def exchanged(name: str, devices: list[Any], smoke: bool) -> Iterator[Row]:
+    """Over several devices: their collective operations by kind, and what each of them holds at most."""
+    mesh = rs.sharding.mesh(devices)
+    (n, d), over = (1024, 8) if smoke else POD, NamedSharding(mesh, P(mesh.axis_names[0]))
+    models = jax.ShapeDtypeStruct((n, d), jnp.float32, sharding=over)
+    for case, method, mixer in of_mesh(mesh, n):
+        begin = time.perf_counter()
+        compiled = loop(method(grad, mixer, optax.sgd(0.1)), models, devices[0], over)
+        took, held = time.perf_counter() - begin, compiled.memory_analysis()
+        found = Counter(kind for kind, *_ in collectives(compiled.as_text()))
+        permutes = found.pop("collective-permute", 0)
+        most = held.argument_size_in_bytes + held.temp_size_in_bytes
+        most += held.output_size_in_bytes - held.alias_size_in_bytes
+        yield row(f"{name}: {case}", n, d, PERMUTES, permutes)
+        yield row(f"{name}: {case}", n, d, OTHERS, found.total())
+        yield row(f"{name}: {case}", n, d, HELD, most * len(devices) / (4 * n * d))
+        yield row(f"{name}: {case}", n, d, TOOK, took)
+        if smoke:
+            break
+
+
 def run(smoke: bool = False, platform: str | None = None, topology: str | None = None) -> pd.DataFrame:
     """
+    Args:
+      platform: "h100" or "tpu", one device; both by default.
+      topology: of these devices instead.
+
     Raises:
       NotInstalled: where a compiler is not installed.
     """
-    wanted = {platform: ONE[platform]} if platform else dict(ONE)
+    wanted = {platform: ONE[platform]} if platform else ONE
     rows: list[Row] = []
-    for devices in [topology] if topology else wanted.values():
-        device = platforms.described(devices)[0]
-        kind = devices.split(":")[0]
+    for name in [topology] if topology else wanted.values():
+        devices, kind = platforms.described(name), name.split(":")[0]
+        if topology and len(devices) > 1:
+            rows += exchanged(name, devices, smoke)
+            continue
         for n, d in ((64, 10),) if smoke else SIZES:
-            for case in everywhere(n):
-                rows += measured(kind, device, case, n, d)
-                if smoke:
-                    break
+            for case in islice(everywhere(n), 1 if smoke else None):
+                rows += measured(kind, devices[0], case, n, d)
         if not smoke:
             n, d = SIZES[0]
             for case in once(n):
-                rows += measured(kind, device, case, n, d)
+                rows += measured(kind, devices[0], case, n, d)
     return table(NAME, rows)
 
 
 def picture(table: pd.DataFrame) -> Figure:
-    rows = table[table.metric == MOVED]
-    kinds = list(dict.fromkeys(rows.case.str.split(":").str[0]))
+    metric = MOVED if (table.metric == MOVED).any() else HELD
+    rows = table[table.metric == metric]
+    kinds = list(dict.fromkeys(rows.case.str.split(": ").str[0]))
     figure, axes = plt.subplots(
         1, len(kinds), figsize=(7 * len(kinds), 6), layout="constrained", squeeze=False
     )
@@ -166,7 +217,7 @@ def picture(table: pd.DataFrame) -> Figure:
                 each["median"], [names.index(c) for c in each.case], "o", color=colour, label=f"{n:,} × {d}"
             )
         ax.set_yticks(range(len(names)), [name.removeprefix(f"{kind}: ") for name in names])
-        ax.set(xscale="log", xlabel=MOVED, title=kind)
+        ax.set(xscale="log", xlabel=metric, title=kind)
         ax.invert_yaxis()
         ax.legend(frameon=False, fontsize="small")
         sns.despine(ax=ax)

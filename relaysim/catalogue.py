@@ -139,6 +139,9 @@ NETWORKS: dict[str, Callable[[int, Any], timing.Network]] = {
 def choose(name: str, value: str, choices: dict[str, Any]) -> Any:
     """The entry of that name.
 
+    >>> choose("method", "relaysgd", METHODS).label
+    'RelaySGD'
+
     Raises:
       ValueError: where there is none; it lists those that there are.
     """

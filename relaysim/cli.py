@@ -31,7 +31,7 @@ def _one_line(command: Callable) -> Callable:
     def run(*args: Any, **options: Any) -> Any:
         try:
             return command(*args, **options)
-        except (ValueError, MemoryError, OSError, OverflowError) as error:
+        except (ValueError, MemoryError, OSError, OverflowError, ModuleNotFoundError) as error:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt as stop:
             click.echo(f"Stopped: {str(stop).replace('resume=True', '--resume') or 'interrupted'}", err=True)
@@ -254,6 +254,25 @@ def train(out: Path, checkpoint_every: int | None, resume: bool, **options: Any)
         )
     for path in training.save(settings, traces, out):
         click.echo(path)
+
+
+@app.command()
+@_settings("dataset", "folder", "seeds")
+@click.option("--dataset", help="The data; by default what suits the model. Their files need not be there.")
+@click.option("--on", help="Devices, which need not be there: cpu, h100, v5e:2x2, v5e:16x16, …")
+@_one_line
+def memory(dataset: str | None, on: str | None, **options: Any) -> None:
+    """What a run of `train` would need on each device: compiled for it, but not run."""
+    from relaysim import catalogue, platforms, training
+    from relaysim.memory import human
+
+    dataset = dataset or training.SUITED.get(options["model"], "digits")
+    catalogue.choose("dataset", dataset, catalogue.DATASETS)
+    needed = training.memory_needed(training.Settings(dataset=dataset, **options), on)
+    click.echo(needed)
+    if on and (there := platforms.memory_of(on)):
+        fits = "fits" if needed.total <= there else "does not fit"
+        click.echo(f"{fits} into {human(there)} of each device")
 
 
 @app.command()

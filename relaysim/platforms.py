@@ -26,7 +26,11 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 """What XLA wants to know of a GPU (its `GpuTargetConfigProto`)."""
 
 
-class NotInstalled(RuntimeError):
+MEMORY = {"h100": 80 * 2**30} | {"v4": 32 * 2**30, "v5e": 16 * 2**30, "v5p": 95 * 2**30, "v6e": 32 * 2**30}
+"""Bytes of one device, by its name or its generation."""
+
+
+class NotInstalled(ModuleNotFoundError):
     """A compiler is missing."""
 
 
@@ -52,6 +56,15 @@ def described(name: str) -> list[Any]:
     raise ValueError(
         f"on is {name!r}, expected cpu, {', '.join(GPUS)} or a grid of TPUs such as v5e:2x2 or v5e:16x16"
     )
+
+
+def memory_of(name: str) -> int | None:
+    """Bytes of each of the devices of that name, where that is known.
+
+    >>> memory_of("v5e:2x2")
+    17179869184
+    """
+    return MEMORY.get(name.split(":")[0])
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 from jax.tree_util import GetAttrKey
 
 from relaysim import checkpoint as checkpoints
@@ -21,10 +21,11 @@ from relaysim.checks import check_gaps, check_key, kinds
 from relaysim.columns import settled
 from relaysim.engine import RunState
 from relaysim.memory import Memory, check_room, nbytes
+from relaysim.platforms import described
 from relaysim.programs import Program, is_traced, program
 from relaysim.progress import Bar
 from relaysim.records import Measure, Record, advance, watched
-from relaysim.sharding import fetch, lies_over, spread
+from relaysim.sharding import fetch, lies_over, mesh, spread
 from relaysim.timing import Network, Traffic, check_network, dates, traffic
 from relaysim.types import Algorithm, Array, Key, Stacked, sent
 
@@ -251,6 +252,7 @@ def estimate_memory(
     num_steps: int = 1,
     every: int = 1,
     measure: Measure | None = None,
+    on: str | None = None,
 ) -> Memory:
     """What `simulate` would need with the same arguments, on each device. Compiles the run, but does not run.
 
@@ -268,28 +270,44 @@ def estimate_memory(
       num_steps: T, as the records of a longer run take more.
       every: steps between records.
       measure: as in `simulate`.
+      on: devices to compile for, which need not be there, such as "cpu", "h100" or "v5e:2x2" (see
+        `sharding.described`). The workers lie over several in blocks; the mixer is to be given their mesh.
 
     Returns:
       Bytes by part. Print it for a table.
 
     Raises:
-      ValueError: as `simulate`.
+      ValueError: as `simulate`, and where `on` is no such device.
+      NotInstalled: where the compiler for it is missing.
     """
     num_records = len(check_gaps(num_steps, every))
     _check(algorithm, params)
     key = jax.random.key(0)
-    params = jax.tree.map(lambda leaf: _shape(leaf, getattr(leaf, "sharding", None)), params)
-    start = program(_begin, (algorithm, lies_over(params)), key, params)
-    laid = jax.tree.unflatten(jax.tree.structure(start.outputs), start.compiled(key, params).output_shardings)
-    carry = jax.tree.map(_shape, start.outputs, laid)
-    run = program(advance, (algorithm, measured(measure), None, every, num_records), (key, None), carry)
-    needs = run.compiled((key, None), carry).memory_analysis()
+    devices: list[Any] = described(on) if on else []
+    flat = over = None
+    if len(devices) > 1:
+        over = NamedSharding(mesh(devices), PartitionSpec("workers"))
+    elif on:
+        flat = SingleDeviceSharding(devices[0])
+    params = jax.tree.map(lambda leaf: _shape(leaf, over or getattr(leaf, "sharding", None)), params)
+    platform = devices[0].platform if on else None
+
+    def compiled(made: Program, kept: Any, given: Any) -> Any:
+        return made.compiled_for(platform, flat, kept, given) if platform else made.compiled(kept, given)
+
+    start = program(_begin, (algorithm, lies_over(params)), key, params, platform)
+    over = compiled(start, key, params).output_shardings
+    carry = jax.tree.map(_shape, start.outputs, jax.tree.unflatten(jax.tree.structure(start.outputs), over))
+    static = (algorithm, measured(measure), None, every, num_records)
+    run = program(advance, static, (key, None), carry, platform)
+    needs = compiled(run, (key, None), carry).memory_analysis()
     parts = {"given": nbytes(params)}
     for path, leaf in jax.tree.leaves_with_path(carry.method):
         fields = itertools.takewhile(lambda entry: isinstance(entry, GetAttrKey), path[:2])
         name = "state" + jax.tree_util.keystr(tuple(fields))
         parts[name] = parts.get(name, 0) + nbytes(leaf)
-    parts["data"] = nbytes(run.closed_over)
+    several = len(devices) > 1  # each of which holds its part of the graph as well
+    parts["data"] = needs.argument_size_in_bytes - nbytes(carry) if several else nbytes(run.closed_over)
     parts["records"] = nbytes(run.outputs[1])
     parts["temporaries"] = needs.temp_size_in_bytes
     return Memory(parts)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from relaysim import catalogue, faults, io, recipe
 from relaysim.checkpoint import Checkpoint, check_same
 from relaysim.checks import check_number
-from relaysim.simulate import Trace, simulate
+from relaysim.memory import Memory
+from relaysim.sharding import check_mesh, described, mesh
+from relaysim.simulate import Trace, estimate_memory, simulate
 from relaysim.tasks import Dataset, Supervised, augment, classification
 from relaysim.timing import Network
 from relaysim.topology import Topology, learning_rate_correction
@@ -182,8 +186,9 @@ def task_of(settings: Settings, data: Dataset | None = None) -> Callable[[int], 
     return task
 
 
-def mixer_of(settings: Settings) -> tuple[Mixer, float]:
-    """The way to communicate, and by what its topology multiplies the learning rate.
+def mixer_of(settings: Settings, mesh: Mesh | None = None) -> tuple[Mixer, float]:
+    """The way to communicate, over the devices of a mesh where it takes one, and by what its topology
+    multiplies the learning rate.
 
     Raises:
       ValueError: where the topology does not suit the method.
@@ -191,7 +196,9 @@ def mixer_of(settings: Settings) -> tuple[Mixer, float]:
     s, method = settings, catalogue.METHODS[settings.method]
     graph: Any = catalogue.TOPOLOGIES[s.topology](s.workers) if s.topology else s.workers
     lossy = {"drop": losses} if (losses := losses_of(s)) else {}
-    return method.mixer(graph, **lossy), correction(graph) if s.corrected else 1.0
+    takes_it = mesh is not None and "mesh" in signature(method.mixer).parameters
+    over = {"mesh": mesh} if takes_it else {}
+    return method.mixer(graph, **lossy, **over), correction(graph) if s.corrected else 1.0
 
 
 def losses_of(settings: Settings) -> list[faults.Drop]:
@@ -210,10 +217,10 @@ def network_of(settings: Settings) -> Network | None:
     return replace(made, drop=losses, timeout=s.timeout) if (losses := losses_of(s)) else made
 
 
-def method_of(settings: Settings) -> Callable[[Supervised, Any], Algorithm]:
+def method_of(settings: Settings, mesh: Mesh | None = None) -> Callable[[Supervised, Any], Algorithm]:
     """(task, learning rate) -> method."""
     s, entry = settings, catalogue.METHODS[settings.method]
-    mixer, factor = mixer_of(s)
+    mixer, factor = mixer_of(s, mesh)
 
     def method(task: Supervised, rate: Any) -> Algorithm:
         gamma: Any = factor * rate if s.corrected else rate
@@ -274,6 +281,40 @@ def train(settings: Settings, *, progress: bool = False, checkpoint: Checkpoint 
             )
         )
     return traces
+
+
+SHAPES = {"mnist": (28, 28, 1), "fashion-mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+"""Of one image. For `memory_needed` blank ones do, 50,000 to train on and 10,000 to test."""
+SUITED = {"vgg11": "cifar10", "resnet20": "cifar10", "transformer": "topics"}
+"""The data of a model where none are named; digits for others."""
+
+
+def memory_needed(settings: Settings, on: str | None = None) -> Memory:
+    """What a run needs on each device, without running it, and without the files of its data.
+
+    Args:
+      settings: of the run.
+      on: devices to compile for, which need not be there, as in `estimate_memory`.
+
+    Raises:
+      ValueError: where the settings do not fit together, or the workers not on the devices.
+      NotInstalled: where the compiler for the devices is missing.
+    """
+    s, devices = settings, described(on) if on else []
+    over = mesh(devices) if len(devices) > 1 else None
+    if over is not None:
+        check_mesh(over, s.workers)
+    task = task_of(s, _blank(s.dataset) if s.dataset in SHAPES else None)(0)
+    models, every = jax.eval_shape(task.init, jax.random.key(0)), every_of(s, task)
+    method = method_of(s, over)(task, s.learning_rate)
+    return estimate_memory(method, models, num_steps=every, every=every, measure=task.measure, on=on)
+
+
+def _blank(name: str) -> Dataset:
+    def images(count: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros((count, *SHAPES[name]), np.uint8), np.arange(count) % 10
+
+    return Dataset(*images(50_000), *images(10_000), num_classes=10)
 
 
 def correction(trees: Topology | Sequence[Topology]) -> float:

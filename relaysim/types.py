@@ -120,3 +120,18 @@ def made_by(function: Callable) -> str:
 def rows(values: Any, like: Array) -> Array:
     """(n,) -> (n, 1, ..., 1), to go with an array whose rows are the workers."""
     return jnp.reshape(values, (-1,) + (1,) * (like.ndim - 1))
+
+
+def widened(x: Any) -> Any:
+    """Half-precision numbers as float32, to be added up; others as they are."""
+
+    def of_leaf(v: Array) -> Array:
+        half = jnp.issubdtype(v.dtype, jnp.floating) and v.dtype.itemsize < np.dtype(np.float32).itemsize
+        return v.astype(jnp.float32) if half else v
+
+    return jax.tree.map(of_leaf, x)
+
+
+def narrowed(x: Any, like: Any) -> Any:
+    """The inverse: numbers of the types that they have in `like`."""
+    return jax.tree.map(lambda v, w: v.astype(w.dtype), x, like)

@@ -277,6 +277,7 @@ def test_a_pass_of_ceca_averages_exactly(x64):
         np.testing.assert_allclose(final, np.tile(x.mean(0), (n, 1)), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_variance_reduction_reduces_the_noise():
     """The noise ball of GT-HSGD is smaller than that of gradient tracking at the same rate."""
     task = rs.tasks.random_quadratics(jax.random.key(2), N, 5, zeta2=1.0, noise=1.0)

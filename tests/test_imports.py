@@ -7,12 +7,12 @@ import relaysim
 
 ROOT = Path(relaysim.__file__).parent
 FLOORS = [
-    ["types", "checks", "palette"],
+    ["types", "checks", "platforms", "palette"],
     ["topology", "columns", "metrics"],
     ["faults", "sharding", "timing"],
-    ["mixing", "local", "models", "compress"],
+    ["mixing", "local", "models", "compress", "robust"],
     ["algorithms", "tasks", "theory"],
-    ["attack", "memory", "checkpoint", "engine", "platforms", "programs", "progress"],
+    ["attack", "memory", "checkpoint", "engine", "programs", "progress"],
     ["records", "simulate"],
     ["asynchronous", "io", "plot", "threads"],
     ["sweep", "tuning", "kept"],

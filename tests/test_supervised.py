@@ -248,6 +248,23 @@ def test_batch_statistics_that_stay_each_workers_own():
     np.testing.assert_allclose(mixer.sent(), whole * (1 - kept / size))
 
 
+class Dropping(nn.Module):
+    @nn.compact
+    def __call__(self, x, deterministic):
+        return nn.Dense(1)(nn.Dropout(0.5, deterministic=deterministic)(x))
+
+
+def test_dropout_without_batch_statistics():
+    model = tasks.from_linen(Dropping(), train="deterministic")
+    task = supervised(model, DATA, SHARES, loss=losses.squared_error, batch_size=20)
+    params = task.init(KEY)
+    first, later = (gradient(task, KEY, t, params) for t in (0, 1))
+    assert list(first[1]) == ["params"] and (first[0] != later[0]).all()
+    found = task.predict(params, X[:2])[0]
+    dense = jax.tree.map(np.asarray, params["params"]["Dense_0"])
+    np.testing.assert_allclose(found, X[:2] @ dense["kernel"][0] + dense["bias"][0], rtol=1e-5)
+
+
 def test_dropout_is_each_workers_own():
     model = Model(
         lambda key, x: jnp.zeros(D),

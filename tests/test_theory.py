@@ -158,14 +158,12 @@ def test_the_predicted_rate_is_the_measured_one(of_rate, learning_rate, x64):
     method = of_rate(learning_rate)
     predicted = theory.rate(method, start())
     assert predicted < 1
-    steps = int(np.log(1e-10) / np.log(predicted))
-    at = np.array([steps // 2, steps // 2 + 1, steps, steps + 1])
+    steps = int(np.log(1e-12) / np.log(predicted))
     run = rs.simulate(
-        jax.random.key(0), method, start(), num_steps=steps + 1, every=at, measure=lambda x: {"x": x}
+        jax.random.key(0), method, start(), num_steps=steps, every=1, measure=lambda x: {"x": x}
     )
-    x = run.metrics["x"]
-    early, late = np.linalg.norm(x[1] - x[0]), np.linalg.norm(x[3] - x[2])
-    measured = np.log(late / early) / (at[2] - at[0])
+    moved = np.linalg.norm(np.diff(run.metrics["x"], axis=0), axis=(1, 2))[steps // 2 :]
+    measured = np.polyfit(np.arange(len(moved)), np.log(moved), 1)[0]  # complex eigenvalues swing
     assert measured == pytest.approx(np.log(predicted), rel=0.02)
 
 

@@ -17,7 +17,7 @@ from relaysim.mixing.deal import deal
 from relaysim.mixing.halo import edge_sum_over
 from relaysim.mixing.links import edge_sum, lose
 from relaysim.topology import Topology, as_topology
-from relaysim.types import Array, Key, Messages, Mixer, Stacked, rows
+from relaysim.types import Array, Key, Messages, Mixer, Stacked, narrowed, rows, widened
 
 
 def gossip(
@@ -29,6 +29,10 @@ def gossip(
     mesh: Mesh | None = None,
 ) -> Mixer:
     """Gossip averaging: x_i ← Σ_j W_ij x_j over the neighbours j and the worker itself.
+
+    >>> import relaysim as rs
+    >>> gossip(rs.topology.ring(8), lazy=True)
+    Mixer('gossip on ring (lazy)', 8 workers)
 
     Args:
       topology: any connected graph (of networkx, too), or a list of several, to which the parameters are then
@@ -66,6 +70,10 @@ def push(topology: Topology, *, drop: Drop = 0.0, mesh: Mesh | None = None) -> M
 
     The columns of this matrix sum to one, its rows do not: on a directed graph it keeps the sum over workers
     but tilts the average. `push_sum` corrects for that.
+
+    >>> import relaysim as rs
+    >>> push(rs.topology.exponential(8)).sent().tolist()
+    [3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0]
 
     Args:
       topology: a directed (strongly connected) or undirected graph.
@@ -136,10 +144,11 @@ def _along(
                 kept = own + jax.ops.segment_sum(weights - w, senders, n)
 
         def of_leaf(v: Array) -> Array:
+            sent, v = v, widened(v)
             mixed = rows(kept, v).astype(v.dtype) * v + heard(w, v)
             if loss and renormalise:
                 mixed = jnp.where(rows(arrived > 0, v), mixed * rows(scale, v).astype(v.dtype), v)
-            return mixed
+            return narrowed(mixed, sent)
 
         constant = isinstance(weights, np.ndarray) and not loss
         return s, jax.tree.map(on_columns(of_leaf) if constant else of_leaf, x)

@@ -15,7 +15,7 @@ from relaysim.mixing.deal import deal
 from relaysim.mixing.hung import Hung, Trees, changing, fixed
 from relaysim.mixing.links import lose
 from relaysim.topology import Topology, as_topology
-from relaysim.types import Array, Key, Mixer, Stacked, rows
+from relaysim.types import Array, Key, Mixer, Stacked, narrowed, rows, widened
 
 Fill = Literal["initial", "last", "local", "count"]
 
@@ -55,6 +55,15 @@ def relay_sum(
 
     So worker j's contribution reaches worker i after max(dist(i, j) − 1, 0) calls. The messages carry a
     count of the contributions in them; (n − count) are missing, at the start or where messages were lost.
+    Messages of models in half precision (bfloat16) are as short, and sums are taken in float32.
+
+    >>> import relaysim as rs
+    >>> mixer = relay_sum(rs.topology.chain(3))
+    >>> start, x = jnp.zeros((3, 1)), jnp.array([[3.0], [0.0], [0.0]])
+    >>> state, once = mixer.mix(jax.random.key(0), 0, mixer.init(start), x)
+    >>> state, twice = mixer.mix(jax.random.key(0), 1, state, x)
+    >>> once.ravel().tolist(), twice.ravel().tolist()
+    ([1.0, 1.0, 0.0], [1.0, 1.0, 1.0])
 
     A tree can change during a run: around workers that come and go (`churn`), or as told (`starts`). What
     came in last over links that stay is kept, also where these now lead downwards instead of up; new ones
@@ -62,7 +71,6 @@ def relay_sum(
     the last change as the new tree is long, all is as if it had always been so. RelaySGD/Grad is not for
     that: each of its updates is under way once only.
 
-    >>> import relaysim as rs
     >>> churn = rs.faults.Churn.random(jax.random.key(0), 16, 1000, present=90, absent=10)
     >>> mixer = relay_sum(rs.topology.binary_tree(16), churn=churn, fill="last")
 
@@ -80,7 +88,8 @@ def relay_sum(
       churn: who is there when. Children of those that are away are adopted by their grandparents. Instead of
         a tree this may be any graph: a spanning tree of those that are there is then kept as far as it can
         be. Where their graph falls apart a warning says when; the parts go on by themselves, as does each
-        worker that is away. `messages` repeat from the last change on.
+        worker that is away. `messages` are those of the steps up to the last change; what is counted and
+        dated beyond starts with them anew.
       starts: the steps, ascending from 0, from which on each of the trees (or graphs, which then have
         spanning trees) is used, instead of all at the same time.
 
@@ -110,10 +119,10 @@ def relay(trees: Trees, loss: Loss | None, fill: Fill) -> Mixer:
     def init(x: Stacked) -> RelayState:
         silence = tree.zeros_like(relayed(x))
         origin = jax.tree.map(lambda v: v.mean(0, keepdims=True), x)
-        last = tree.sub(x, origin) if fill == "last" else ()
+        last = widened(tree.sub(x, origin)) if fill == "last" else ()
         parent = jnp.asarray(trees.at(0).parent) if trees.change else ()
         losses = (loss.init(n),) * 2 if loss else ()
-        return RelayState(origin, silence, silence, silence, last, losses, parent)
+        return RelayState(origin, silence, silence, widened(silence), last, losses, parent)
 
     def mix(key: Key, step: Array, s: RelayState, x: Stacked) -> tuple[RelayState, Stacked]:
         parent, is_root, (from_parent, from_children) = hung = trees.at(step)
@@ -122,23 +131,24 @@ def relay(trees: Trees, loss: Loss | None, fill: Fill) -> Mixer:
         def over_edges(m: Stacked) -> Stacked:
             return jax.tree.map(lambda v: jnp.where(rows(is_root, v), 0, v), m)  # a root has no parent
 
-        own, losses = relayed(tree.sub(x, s.origin)), s.loss
-        to_nobody = settled(tree.add(tree.add(own, s.below), s.down))
-        down = over_edges(tree.sub(jax.tree.map(from_parent, to_nobody), s.up))
-        down, below = settled((down, s.below))  # before `up` takes the place of s.up
-        up = over_edges(tree.add(own, below))
+        origin, own = widened(s.origin), relayed(tree.sub(widened(x), widened(s.origin)))
+        losses, to_nobody = s.loss, settled(tree.add(tree.add(own, s.below), widened(s.down)))
+        down = over_edges(tree.sub(jax.tree.map(from_parent, to_nobody), widened(s.up)))
+        down, below = settled((narrowed(down, s.down), s.below))  # before `up` takes the place of s.up
+        up = narrowed(over_edges(tree.add(own, below)), s.up)
         if loss:
             up_key, down_key = jax.random.split(key)
             of_up, up = lose(up_key, step, loss, s.loss[0], worker, parent, up)
             of_down, down = lose(down_key, step, loss, s.loss[1], parent, worker, down)
             losses = of_up, of_down
         up = settled(up)
-        below = settled(jax.tree.map(from_children, up))
-        heard = jax.tree.map(lambda *terms: sum(terms), own, below, down)
+        below = settled(jax.tree.map(from_children, widened(up)))
+        heard = jax.tree.map(lambda *terms: sum(terms), own, below, widened(down))
         mixed = average(own, heard, s.last)
         last = mixed if fill == "last" else ()
         parent = parent if trees.change else ()
-        return RelayState(s.origin, up, down, below, last, losses, parent), tree.add(s.origin, mixed)
+        state = RelayState(s.origin, up, down, below, last, losses, parent)
+        return state, narrowed(tree.add(origin, mixed), x)
 
     def average(own: Stacked, heard: Stacked, last: Stacked) -> Stacked:
         if fill == "initial":
@@ -165,7 +175,7 @@ def _moved(s: RelayState, hung: Hung) -> RelayState:
 
     def move() -> tuple[Stacked, Stacked, Stacked]:
         up, down = jax.tree.map(of_leaf, s.up, s.down), jax.tree.map(of_leaf, s.down, s.up)
-        return up, down, jax.tree.map(hung.links.from_children, up)
+        return up, down, jax.tree.map(hung.links.from_children, widened(up))
 
     up, down, below = jax.lax.cond(stays.all(), lambda: (s.up, s.down, s.below), move)
     return s._replace(up=up, down=down, below=below)
