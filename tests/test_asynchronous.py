@@ -9,6 +9,7 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mktestdocs import check_md_file
 
 import relaysim as rs
 from relaysim import asynchronous, timing, topology
@@ -139,7 +140,7 @@ def test_events_are_enough_to_replay_averages_of_two():
     )
 
 
-@pytest.mark.parametrize("case", ["ring8_0", "smallworld12_1"])
+@pytest.mark.parametrize("case", ["ring8_0", pytest.param("smallworld12_1", marks=pytest.mark.slow)])
 def test_dadao_equals_its_authors_code(case):
     stored = np.load(REFERENCE / "dadao.npz")
     A, b, events, steps = (stored[f"{case}/{name}"] for name in ("A", "b", "events", "steps"))
@@ -213,7 +214,7 @@ def contributions(method, make, tree, network):
     return counts.round().astype(int), order
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(trees, networks)
 def test_relayed_models_count_each_worker_exactly_once(tree, network):
     counts, order = contributions(relayed_models, asynchronous.relaysgd, tree, network)
@@ -226,7 +227,7 @@ def test_relayed_models_count_each_worker_exactly_once(tree, network):
     assert np.array_equal(own, order.counts - 1)  # one's own is the newest
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(trees, networks)
 def test_relayed_updates_come_everywhere_exactly_once(tree, network):
     counts, order = contributions(relayed_updates, asynchronous.relaysgd_grad, tree, network)
@@ -270,12 +271,12 @@ SPEEDS = np.array([1.0, 1.0, 1.0, 4.0, 1.0, 2.0, 1.0, 1.0])
     ("name", "options", "influence"),
     [
         ("ad_psgd", {}, SPEEDS),
-        ("gossip", {}, SPEEDS),
-        ("relaysgd_grad", {}, SPEEDS),
         ("push_sum", {}, np.ones(8)),
         ("swift", {}, np.ones(8)),
-        ("swift", {"influence": SPEEDS}, SPEEDS),
         ("relaysgd", {}, np.ones(8)),
+        pytest.param("gossip", {}, SPEEDS, marks=pytest.mark.slow),
+        pytest.param("relaysgd_grad", {}, SPEEDS, marks=pytest.mark.slow),
+        pytest.param("swift", {"influence": SPEEDS}, SPEEDS, marks=pytest.mark.slow),
     ],
 )
 def test_where_fast_workers_count_more_and_where_all_count_the_same(name, options, influence):
@@ -316,7 +317,7 @@ def test_with_equal_times_and_no_latency_it_is_gossip_before_the_step(name):
     assert np.abs(trace.params - x).max() < 1e-12
 
 
-@pytest.mark.parametrize("name", ["ad_psgd", "gossip"])
+@pytest.mark.parametrize("name", ["ad_psgd", pytest.param("gossip", marks=pytest.mark.slow)])
 def test_with_equal_times_averages_of_two_miss_the_optimum_by_the_rate(name):
     """A constant γ leaves a distance of O(γ) from the minimum of Σ f_i."""
     task = problem(8)
@@ -431,6 +432,12 @@ def test_before_anybody_is_done_nothing_happens(name):
     trace = asynchronous.simulate(jax.random.key(0), method, network, start, seconds=1.6, every=0.4)
     assert trace.steps.tolist() == [0, 0, 4, 4]
     assert len(asynchronous.lay_out(jax.random.key(0), method, network, start, seconds=0.5).events.time) == 0
+
+
+@pytest.mark.slow
+def test_the_page_on_it_runs_as_written():
+    with jax.enable_x64(False):
+        check_md_file(Path(__file__).parent.parent / "docs" / "asynchrony.md", memory=True)
 
 
 @settings(max_examples=50, deadline=None)

@@ -306,7 +306,7 @@ TABLE = [
     ("upload", lambda upload: waitless(network=timing.Network(compute=1.0, upload=upload)), {}, [0, -1, "1"]),
     ("latency", lambda latency: waitless(network=timing.Network(1.0, latency)), {}, [-1.0, np.ones((3, 3))]),
     ("num_events", partial(waitless, seconds=None), {}, [*NO_COUNTS, 2**0.5]),
-    ("seconds", waitless, {}, [0.0, -1.0, np.inf, "1", [1.0]]),
+    ("seconds", waitless, {}, [0.0, -1.0, np.inf, "1", [1.0], 1e12]),
     ("every", partial(waitless, seconds=1.0), {}, [0.0, -1.0, "1", 0.3, 2.0, [0.5]]),
     ("every", partial(waitless, seconds=None, num_events=6), {}, [0, 4, 7, 0.5, "1"]),
     ("mu", partial(rs.asynchronous.dadao, never, N, L=1.0, chi1=1.0), {}, [*NO_NUMBERS, 0.0]),

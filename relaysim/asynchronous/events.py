@@ -13,6 +13,8 @@ from relaysim.types import Key
 
 STEPS = 64
 """How many steps of each worker are looked at first."""
+MOST = 10**8
+"""Steps of all workers together."""
 _CHOICES = 0x7111
 """The stream of a key for what workers choose; none of those of a network."""
 
@@ -41,6 +43,10 @@ def up_to(horizon: Horizon, times: Callable[[int], tuple]) -> tuple:
             else (done < last).sum() >= horizon.num_events
         ):
             return found
+        ahead = 2 if horizon.seconds is None else horizon.seconds / last
+        if done.size * ahead > MOST:
+            asked = "num_events" if horizon.seconds is None else "seconds"
+            raise ValueError(f"{asked} asks for more than {MOST} steps of all workers, expected fewer")
         num_steps *= 2
 
 
