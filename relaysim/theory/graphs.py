@@ -89,7 +89,7 @@ def relaying(tree: Topology) -> float:
     )
     start, found = np.random.default_rng(0).standard_normal(now.shape[0]), []
     for near in (-1.0, 1.0 + 1e-4):
-        factors = splu(now - near * after)
+        factors = splu(now - near * after, permc_spec="MMD_AT_PLUS_A")
         inverse = LinearOperator(now.shape, matvec=lambda z, f=factors: f.solve(after @ z), dtype=np.float64)
         found.append(near + 1 / eigs(inverse, k=3, v0=start, return_eigenvectors=False))
     values = np.concatenate(found)
