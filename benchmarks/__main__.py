@@ -9,6 +9,7 @@ import matplotlib
 import pandas as pd
 
 from benchmarks import (
+    asynchronous,
     compiled,
     compiling,
     cost,
@@ -35,6 +36,7 @@ BENCHMARKS = {
     "precision": precision,
     "tuning": tuning,
     "stacked": stacked,
+    "asynchronous": asynchronous,
     "methods": methods,
     "compiled": compiled,
 }

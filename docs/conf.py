@@ -1,7 +1,7 @@
 """The site: `make docs`. Here the pages of the API are made, one for each public name."""
 
-import importlib
 import inspect
+import pkgutil
 import re
 import shutil
 import sys
@@ -26,7 +26,7 @@ exclude_patterns = ["**/.ipynb_checkpoints"]
 default_role = "code"
 html_theme = "furo"
 html_title = f"relaysim {release}"
-html_static_path: list[str] = []
+html_static_path, html_css_files = ["static"], ["site.css"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
@@ -56,7 +56,7 @@ def public(module):
 
 def walk(name="relaysim"):
     """(module, its public names that are no modules), for all public modules from the top down."""
-    module = importlib.import_module(name)
+    module = pkgutil.resolve_name(name)
     inner = {n: getattr(module, n) for n in public(module)}
     modules = [n for n, value in inner.items() if isinstance(value, types.ModuleType)]
     yield name, [n for n in inner if n not in modules]
@@ -69,13 +69,18 @@ def pages():
     seen = set()
     for module, names in walk():
         for name in names:
-            value = getattr(importlib.import_module(module), name)
+            value = getattr(pkgutil.resolve_name(module), name)
             kind = "class" if inspect.isclass(value) else "function" if inspect.isroutine(value) else "data"
             title, full = f"{module.removeprefix('relaysim.')}.{name}", f"{module}.{name}"
             title = f"rs.{title.removeprefix('relaysim.')}"
             index = "" if id(value) not in seen else "   :no-index:\n"
             seen.add(id(value))
             yield full, f"{title}\n{'=' * len(title)}\n\n.. auto{kind}:: {full}\n{index}"
+
+
+def page(module):
+    """The name of a module's page, which differs from that of a class in more than capitals."""
+    return f"{module}.index"
 
 
 def summary(value):
@@ -91,7 +96,7 @@ def write_api(folder):
         (folder / f"{name}.rst").write_text(text)
     for module, names in walk():
         title = module.replace("relaysim", "rs", 1)
-        about = inspect.getdoc(importlib.import_module(module)) or ""
+        about = inspect.getdoc(pkgutil.resolve_name(module)) or ""
         lines = [
             title,
             "=" * len(title),
@@ -104,13 +109,13 @@ def write_api(folder):
             "",
         ]
         for name in names:
-            value = getattr(importlib.import_module(module), name)
+            value = getattr(pkgutil.resolve_name(module), name)
             is_data = not (inspect.isclass(value) or inspect.isroutine(value))
             told = "" if is_data else escaped([summary(value)])[0]
             lines += [f"   * - :doc:`{name} <{module}.{name}>`", f"     - {told}"]
         lines += ["", ".. toctree::", "   :hidden:", "", *(f"   {module}.{name}" for name in names), ""]
-        (folder / f"{module}.rst").write_text("\n".join(lines))
-    listed = "\n".join(f"   {module}" for module, _ in walk())
+        (folder / f"{page(module)}.rst").write_text("\n".join(lines))
+    listed = "\n".join(f"   {page(module)}" for module, _ in walk())
     title = "API reference\n=============\n\nAfter ``import relaysim as rs``.\n\n"
     (folder / "index.rst").write_text(f"{title}.. toctree::\n   :maxdepth: 1\n\n{listed}\n")
 
@@ -150,14 +155,20 @@ def escaped(lines):
 def process(app, what, name, obj, options, lines):
     if lines and re.fullmatch(r"Alias for field number \d+", lines[0]):
         lines[:] = []
-    first = (
-        [""] if what in ("attribute", "data", "property") else []
-    )  # or napoleon finds a type before a colon
-    lines[:] = first + escaped(lines)
+    lines[:] = escaped(lines)
+    KEPT[name] = list(lines)
 
 
-write_api(HERE / "api")
+KEPT: dict[str, list[str]] = {}
+
+
+def restore(app, what, name, obj, options, lines):
+    """Docstrings of fields as they are: napoleon takes what is before a colon for a type."""
+    if what in ("attribute", "data", "property"):
+        lines[:] = KEPT[name]
 
 
 def setup(app):
+    write_api(HERE / "api")
     app.connect("autodoc-process-docstring", process, priority=400)
+    app.connect("autodoc-process-docstring", restore, priority=600)  # after napoleon

@@ -11,6 +11,7 @@ from relaysim import (
     io,
     metrics,
     models,
+    robust,
     sharding,
     tasks,
     theory,
@@ -64,7 +65,6 @@ from relaysim.mixing import (
     push,
     random_matching,
     relay_sum,
-    robust,
     time_varying,
 )
 from relaysim.simulate import Divergence, RunState, Trace, estimate_memory, simulate

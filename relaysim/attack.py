@@ -43,7 +43,12 @@ def sign_flip(method: Algorithm, mask: Any, *, scale: float = 1.0) -> Algorithm:
 
 
 def noise(method: Algorithm, mask: Any, *, scale: float) -> Algorithm:
-    """Attackers add Gaussian noise of deviation `scale` to each number of their models. See `sign_flip`."""
+    """Attackers add Gaussian noise of deviation `scale` to each number of their models. See `sign_flip`.
+
+    >>> import optax, relaysim as rs
+    >>> method = rs.dpsgd(lambda key, step, x: (x.sum(1), x), rs.gossip(rs.topology.ring(4)), optax.sgd(0.1))
+    >>> lying = noise(method, [True, False, False, False], scale=1.0)
+    """
     check_number("scale", scale, 0)
     return _lying(
         method,
@@ -53,13 +58,22 @@ def noise(method: Algorithm, mask: Any, *, scale: float) -> Algorithm:
 
 
 def constant(method: Algorithm, mask: Any, *, value: float | Array) -> Algorithm:
-    """Attackers always say `value`, a number for all entries of a model. See `sign_flip`."""
+    """Attackers always say `value`, a number for all entries of a model. See `sign_flip`.
+
+    >>> import optax, relaysim as rs
+    >>> method = rs.dpsgd(lambda key, step, x: (x.sum(1), x), rs.gossip(rs.topology.ring(4)), optax.sgd(0.1))
+    >>> lying = constant(method, [True, False, False, False], value=0.0)
+    """
     check_number("value", value)
     return _lying(method, mask, lambda key, before, after: jnp.full_like(after, value))
 
 
 def alie(method: Algorithm, mask: Any, *, z: float | None = None) -> Algorithm:
     """A little is enough: the honest workers' mean less z of their deviations, in each number.
+
+    >>> import optax, relaysim as rs
+    >>> method = rs.dpsgd(lambda key, step, x: (x.sum(1), x), rs.gossip(rs.topology.ring(4)), optax.sgd(0.1))
+    >>> lying = alie(method, [True, False, False, False], z=0.5)
 
     Source: Baruch, Baruch and Goldberg, "A little is enough: circumventing defenses for distributed
     learning", NeurIPS 2019, algorithm 3.
@@ -84,6 +98,10 @@ def alie(method: Algorithm, mask: Any, *, z: float | None = None) -> Algorithm:
 def inner_product(method: Algorithm, mask: Any, *, scale: float = 0.1) -> Algorithm:
     """Inner-product manipulation: as if the honest workers' mean step had gone the other way, times `scale`.
 
+    >>> import optax, relaysim as rs
+    >>> method = rs.dpsgd(lambda key, step, x: (x.sum(1), x), rs.gossip(rs.topology.ring(4)), optax.sgd(0.1))
+    >>> lying = inner_product(method, [True, False, False, False])
+
     Source: Xie, Koyejo and Gupta, "Fall of empires: breaking Byzantine-tolerant SGD by inner product
     manipulation", UAI 2019. See `sign_flip` for the arguments.
     """
@@ -104,6 +122,10 @@ def dissensus(method: Algorithm, mask: Any, *, weights: Any, scale: float = 1.0)
         x_i − scale Σ_{j honest} W_ij (x_j − x_i) / Σ_{b attacks} W_ib,
 
     which at scale 1 undoes what averaging does to i; it tells all its neighbours the mean of these.
+
+    >>> import optax, relaysim as rs
+    >>> method = rs.dpsgd(lambda key, step, x: (x.sum(1), x), rs.gossip(rs.topology.ring(4)), optax.sgd(0.1))
+    >>> lying = dissensus(method, [True, False, False, False], weights=rs.topology.ring(4))
 
     Source: He, Karimireddy and Jaggi, "Byzantine-robust decentralized learning via ClippedGossip", 2022,
     where each neighbour may be told something else.

@@ -20,7 +20,7 @@ import optax
 from relaysim import algorithms, mixing, palette, timing, topology
 from relaysim.models import CNN, MLP, VGG11, Transformer, resnet20
 from relaysim.recipe import sgd
-from relaysim.tasks import Dataset, datasets, partition
+from relaysim.tasks import Dataset, datasets, partition, texts
 from relaysim.types import Algorithm, Key, Mixer
 
 DATASETS: dict[str, Callable[[str | None], Dataset]] = {
@@ -29,10 +29,13 @@ DATASETS: dict[str, Callable[[str | None], Dataset]] = {
     "mnist": datasets.mnist,
     "cifar10": datasets.cifar10,
     "topics": lambda folder: datasets.topics(),
+    "newsgroups": texts.newsgroups,
+    "reuters": texts.reuters,
 }
 """From the folder that holds the files, None for where the loader looks by itself."""
 
 WITHOUT_FILES = ("digits", "topics")
+TEXTS = ("topics", "newsgroups", "reuters")
 HANDED = ("digits", "mnist")
 """Images that mirrored would be others."""
 
@@ -135,6 +138,9 @@ NETWORKS: dict[str, Callable[[int, Any], timing.Network]] = {
 
 def choose(name: str, value: str, choices: dict[str, Any]) -> Any:
     """The entry of that name.
+
+    >>> choose("method", "relaysgd", METHODS).label
+    'RelaySGD'
 
     Raises:
       ValueError: where there is none; it lists those that there are.

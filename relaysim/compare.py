@@ -53,6 +53,9 @@ def search(
     the seeds diverges counts for nothing. Of those whose metric is nearly as good as the best the smallest is
     taken, since the best of few seeds may lie at the edge of what converges.
 
+    >>> search(1.0, seeds=[7, 8]).start, search(grid=[0.1, 0.2]).grid
+    (1.0, (0.1, 0.2))
+
     Args:
       start: the first rate, the same for all methods or by name.
       grid: try exactly these rates instead.

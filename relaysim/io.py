@@ -14,11 +14,20 @@ from relaysim.simulate import Trace
 if TYPE_CHECKING:
     import pandas as pd
 
+__all__ = ["save_table", "tidy", "unstack"]
+
 
 def tidy(trace: Trace) -> "pd.DataFrame":
     """One number a row: columns step, metric, worker (missing where it is not one worker's) and value.
 
     Metrics (R,) are of the whole, metrics (R, n) are of each worker; other shapes are left out.
+
+    >>> from relaysim import Divergence
+    >>> run = Trace(np.array([5]), {"loss": np.ones((1, 2))}, np.ones((2, 3)), None, Divergence(-1, -1), 5)
+    >>> tidy(run)
+       step metric  worker  value
+    0     5   loss       0    1.0
+    1     5   loss       1    1.0
 
     Raises:
       ValueError: where the trace is of several runs (made under vmap).
@@ -44,7 +53,16 @@ def tidy(trace: Trace) -> "pd.DataFrame":
 
 
 def unstack(traces: Trace) -> list[Trace]:
-    """The traces of k runs that were made together by `jax.vmap`, one by one."""
+    """The traces of k runs that were made together by `jax.vmap`, one by one.
+
+    >>> import optax, relaysim as rs
+    >>> method = rs.dpsgd(lambda key, step, x: (x.sum(1), x), rs.gossip(rs.topology.ring(3)), optax.sgd(0.1))
+    >>> def run(key):
+    ...     return rs.simulate(key, method, jax.random.normal(key, (3, 2)), num_steps=2)
+    >>> traces = jax.vmap(run)(jax.random.split(jax.random.key(0), 2))
+    >>> [trace.metrics["loss"].shape for trace in unstack(traces)]
+    [(2, 3), (2, 3)]
+    """
     traces = jax.device_get(traces)
     k = len(np.asarray(traces.divergence.step))
     return [jax.tree.map(lambda x, i=i: x[i], traces) for i in range(k)]
@@ -78,6 +96,11 @@ def save_table(table: "pd.DataFrame", path: Path | str) -> Path:
 @contextmanager
 def whole(path: Path | str) -> Iterator[Path]:
     """A path beside `path` to write to, which takes its place when all is written, and goes if that fails.
+
+    >>> with whole("out/note.txt") as beside:
+    ...     _ = beside.write_text("all of it")
+    >>> Path("out/note.txt").read_text()
+    'all of it'
 
     Raises:
       OSError: where it cannot be written, in one line that names `path`.

@@ -198,6 +198,12 @@ def local_update(grad: Grad | LocalSteps, optimizer: optax.GradientTransformatio
     Optimizers that want to know the loss (`optax.contrib.reduce_on_plateau`, line searches) are given
     `value`, `grad` and `value_fn`, each worker's own on its batch of the step.
 
+    >>> local = local_update(lambda key, step, x: (x.sum(1), x), optax.sgd(0.5))
+    >>> x = jnp.ones((2, 3))
+    >>> state, u, info = local.update(0, local.init(jax.random.key(0), x), x)
+    >>> u.tolist(), info.loss.tolist()
+    ([[-0.5, -0.5, -0.5], [-0.5, -0.5, -0.5]], [3.0, 3.0])
+
     Args:
       grad: (key, step, params) -> (losses (n,), gradients like params), or what `local_steps` returns.
       optimizer: any optax transformation; for plain SGD, u = −γ g.

@@ -11,12 +11,20 @@ from relaysim.types import Array, Stacked
 
 
 def mean_model(params: Stacked) -> Stacked:
-    """x̄, the average of the workers' models: leaves (n, ...) -> (...)."""
+    """x̄, the average of the workers' models: leaves (n, ...) -> (...).
+
+    >>> mean_model({"w": jnp.array([[1.0, 2.0], [3.0, 4.0]])})["w"].tolist()
+    [2.0, 3.0]
+    """
     return jax.tree.map(lambda x: x.mean(0), params)
 
 
 def consensus_distance(params: Stacked) -> Array:
-    """(1/n) Σ_i ‖x_i − x̄‖², how far the workers disagree: leaves (n, ...) -> ()."""
+    """(1/n) Σ_i ‖x_i − x̄‖², how far the workers disagree: leaves (n, ...) -> ().
+
+    >>> consensus_distance(jnp.array([[1.0], [3.0]])).item()
+    1.0
+    """
 
     def of_leaf(x: Array) -> Array:
         return jnp.sum((x - x.mean(0, keepdims=True)) ** 2) / x.shape[0]
@@ -25,7 +33,11 @@ def consensus_distance(params: Stacked) -> Array:
 
 
 def chosen(params: Stacked, workers: Any = None) -> Stacked:
-    """The models of some workers (k,) alone, all of them by default: leaves (n, ...) -> (k, ...)."""
+    """The models of some workers (k,) alone, all of them by default: leaves (n, ...) -> (k, ...).
+
+    >>> chosen(jnp.array([[1.0], [3.0], [5.0]]), jnp.array([0, 2])).tolist()
+    [[1.0], [5.0]]
+    """
     return params if workers is None else jax.tree.map(lambda x: x[workers], params)
 
 
@@ -66,6 +78,10 @@ def of_workers(measure: Callable[..., dict[str, Array]], mask: Any) -> Callable[
 
 
 def all_finite(params: Stacked) -> Array:
-    """Which workers hold only finite numbers: leaves (n, ...) -> (n,) bool."""
+    """Which workers hold only finite numbers: leaves (n, ...) -> (n,) bool.
+
+    >>> all_finite(jnp.array([[1.0], [jnp.nan]])).tolist()
+    [True, False]
+    """
     finite = [jnp.isfinite(x).reshape(x.shape[0], -1).all(1) for x in jax.tree.leaves(params)]
     return jnp.stack(finite).all(0)

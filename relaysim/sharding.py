@@ -16,21 +16,14 @@ from relaysim.platforms import described
 from relaysim.topology import depth_first, renumber
 from relaysim.types import Array, Stacked
 
-__all__ = [
-    "check_mesh",
-    "depth_first",
-    "described",
-    "fetch",
-    "lies_over",
-    "mesh",
-    "place",
-    "renumber",
-    "spread",
-]
+__all__ = ["depth_first", "described", "fetch", "mesh", "place", "renumber"]
 
 
 def mesh(devices: Any = None, axis: str = "workers") -> Mesh:
     """A row of devices to lay the workers over, or the runs of a sweep.
+
+    >>> mesh().axis_names
+    ('workers',)
 
     Args:
       devices: a sequence of jax devices; all of them, those of other processes too, if None.
@@ -43,6 +36,9 @@ def place(stacked: Stacked, mesh: Mesh) -> Stacked:
     """Lay leaves (n, ...) over the devices of a mesh, along its first axis, in blocks of rows.
 
     Where the mesh spans processes, each of them must hold the same leaves.
+
+    >>> place(np.ones((8, 3)), mesh(jax.devices()[:1])).shape
+    (8, 3)
 
     Raises:
       ValueError: where the devices do not divide n, or the mesh is none of `AxisType.Auto`.
@@ -60,7 +56,11 @@ def place(stacked: Stacked, mesh: Mesh) -> Stacked:
 
 
 def fetch(pytree: Any) -> Any:
-    """The same in NumPy, whole on every process, also where an array's parts lie on several."""
+    """The same in NumPy, whole on every process, also where an array's parts lie on several.
+
+    >>> type(fetch(jax.numpy.ones(3))).__name__
+    'ndarray'
+    """
 
     def of_leaf(leaf: Any) -> Any:
         apart = isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated)

@@ -119,6 +119,11 @@ def best(
 ) -> "pd.DataFrame":
     """The best choice in a sweep of traces, by the mean of a metric at the last record.
 
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"rate": [0.1, 0.2], "step": 9, "metric": "loss", "value": [3.0, 2.0]})
+    >>> best(table, "loss", over="rate").rate.item()
+    0.2
+
     Args:
       table: from `sweep`.
       metric: the name of a metric.

@@ -81,6 +81,12 @@ def fastest(make: Make, tasks: Any, *, target: Numbers, start: Numbers, **option
     error rises while above the target counts as too fast. After a run that is the best so far the next one
     has half its rate.
 
+    >>> import optax, relaysim as rs
+    >>> tasks = stack([rs.tasks.random_quadratics(jax.random.key(0), 4, 3)])
+    >>> make = lambda task, rate: rs.dpsgd(task.grad, rs.gossip(rs.topology.ring(4)), optax.sgd(rate))
+    >>> fastest(make, tasks, target=1e-4, start=2.0, max_steps=100).steps.item() < 20
+    True
+
     Args:
       make: (task, learning rate) -> method, see `tune`.
       tasks: K problems, see `tune`.
@@ -100,12 +106,25 @@ def plateau(make: Make, tasks: Any, *, target: Numbers, start: Numbers, **option
     An error has settled where three records in a row are within a hundredth of the target. Bisects between 0
     and twice `start` to 1e-6, and ends where a run settles between target / 1.1 and the target. Arguments and
     errors as for `fastest`.
+
+    >>> import optax, relaysim as rs
+    >>> tasks = stack([rs.tasks.random_quadratics(jax.random.key(0), 4, 3, zeta2=0.1)])
+    >>> make = lambda task, rate: rs.dpsgd(task.grad, rs.gossip(rs.topology.ring(4)), optax.sgd(rate))
+    >>> plateau(make, tasks, target=1e-2, start=1.0, max_steps=200).learning_rate.round(2).tolist()
+    [1.5]
     """
     return tune(make, tasks, _each(plateau_search, tasks, target=target, start=start), **options)
 
 
 def fastest_search(target: float, start: float) -> Search:
-    """The search of `fastest`, on one problem."""
+    """The search of `fastest`, on one problem.
+
+    >>> searching = fastest_search(target=1e-3, start=0.5)
+    >>> next(searching).rate
+    1.0
+    >>> searching.send(Outcome("reached", 40, 1e-4)).rate  # twice as small a rate may be faster
+    0.5
+    """
     lower, upper, rate, best = -math.inf, 2 * start, 2 * start, Found()
     for _ in range(MAX_RUNS):
         event, step, error = yield Trial(rate, target, 10 * best.steps, ceiling=target, tolerance=target / 10)
@@ -128,7 +147,14 @@ def fastest_search(target: float, start: float) -> Search:
 
 
 def plateau_search(target: float, start: float) -> Search:
-    """The search of `plateau`, on one problem."""
+    """The search of `plateau`, on one problem.
+
+    >>> searching = plateau_search(target=1e-3, start=0.5)
+    >>> next(searching).rate
+    0.5
+    >>> searching.send(Outcome("flat", 40, 2e-3)).rate  # it settles too high
+    0.25
+    """
     lower, upper, best = -math.inf, 2 * start, Found()
     for _ in range(MAX_RUNS):
         rate = (max(lower, 0) + upper) / 2
@@ -217,12 +243,20 @@ def tune(
 
 
 def stack(tasks: Sequence[Any]) -> Any:
-    """[K problems of one shape] -> one pytree whose leaves have a leading axis K."""
+    """[K problems of one shape] -> one pytree whose leaves have a leading axis K.
+
+    >>> stack([{"a": jnp.ones(3)}, {"a": jnp.zeros(3)}])["a"].shape
+    (2, 3)
+    """
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks)
 
 
 def points(max_steps: int) -> np.ndarray:
-    """The steps at which a run is watched: up to 1,000, evenly spaced in the logarithm."""
+    """The steps at which a run is watched: up to 1,000, evenly spaced in the logarithm.
+
+    >>> points(20).tolist()
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20]
+    """
     return np.unique(np.round(np.logspace(0, math.log2(max_steps), 1000, base=2)).astype(int))
 
 

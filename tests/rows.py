@@ -35,6 +35,8 @@ class Row(NamedTuple):
     """Whether a single worker does plain SGD."""
     tells_loss: bool = True
     """Whether the loss is that of the models, one gradient in a step."""
+    often: bool = True
+    """Whether it goes through all tests every time, not the slow ones alone: one of each kind does."""
 
 
 def gossip(n):
@@ -175,17 +177,20 @@ ROWS = [
         "beer",
         lambda grad, opt, n: rs.beer(grad, gossip(n), opt, compressor=top, gamma=0.4),
         lambda n, x0, *run: newer.motef(mixed(n), *run, compress=newer.top_k(3), gamma=0.4, momentum=1),
+        often=False,
     ),
     Row(
         "btpp",
         lambda grad, opt, n: rs.btpp(grad, n, opt, branching=2),
         lambda n, x0, *run: newer.btpp(*run, branching=2),
+        often=False,
     ),
     Row(
         "ceca",
         lambda grad, opt, n: rs.ceca(grad, n, opt, peers=2),
         lambda n, x0, *run: newer.ceca(*run, peers=2),
         tells_loss=False,
+        often=False,
     ),
     Row(
         "choco_sgd",
@@ -193,6 +198,7 @@ ROWS = [
         lambda n, x0, *run: newer.choco_sgd(
             mixed(n), *run, compress=newer.top_k(3), gamma=0.4, order="gradient_first"
         ),
+        often=False,
     ),
     Row(
         "choco_sgd_together",
@@ -211,12 +217,14 @@ ROWS = [
         lambda n, x0, *run: twins.relaysgd_grad(
             newer.compressed_relay_sum(random_tree(n), 0 * x0, newer.top_k(8)), *run
         ),
+        often=False,
     ),
     Row(
         "decentlam",
         lambda grad, opt, n: rs.decentlam(grad, gossip(n), opt, beta=0.8),
         lambda n, x0, *run: newer.decentlam(mixed(n), *run, beta=0.8),
         is_sgd=False,
+        often=False,
     ),
     Row(
         "decoupled_momentum",
@@ -227,6 +235,7 @@ ROWS = [
             twins.all_reduce(n), *run, compress=newer.quantize(4), beta=0.8
         ),
         is_sgd=False,
+        often=False,
     ),
     Row(
         "destress",
@@ -235,6 +244,7 @@ ROWS = [
         ),
         lambda n, x0, *run: newer.destress(w(n), *run, inner=2, k_in=2, k_out=3),
         is_sgd=False,
+        often=False,
     ),
     Row(
         "diloco",
@@ -242,22 +252,26 @@ ROWS = [
         lambda n, x0, *run: newer.diloco(mixed(n), *run, steps=2, rate=0.7, momentum=0.9),
         is_sgd=False,
         tells_loss=False,
+        often=False,
     ),
     Row(
         "epidemic",
         lambda grad, opt, n: rs.dpsgd(grad, rs.epidemic(n, peers=2), opt),
         lambda n, x0, *run: twins.dpsgd(newer.epidemic(n, 2), *run),
+        often=False,
     ),
     Row(
         "extra",
         lambda grad, opt, n: rs.extra(grad, gossip(n), opt),
         lambda n, x0, *run: newer.extra(mixed(n), *run),
+        often=False,
     ),
     Row(
         "gt_hsgd",
         lambda grad, opt, n: rs.gt_hsgd(grad, gossip(n), opt, beta=0.3),
         lambda n, x0, *run: newer.gt_hsgd(mixed(n), *run, beta=0.3),
         is_sgd=False,
+        often=False,
     ),
     Row(
         "gta",
@@ -272,6 +286,7 @@ ROWS = [
         lambda n, x0, *run: newer.k_gt(mixed(n), *run, steps=2, rate=0.9),
         is_sgd=False,
         tells_loss=False,
+        often=False,
     ),
     Row(
         "led",
@@ -279,17 +294,20 @@ ROWS = [
         lambda n, x0, *run: newer.led(mixed(n), *run, steps=2, beta=0.5),
         is_sgd=False,
         tells_loss=False,
+        often=False,
     ),
     Row(
         "momentum_tracking",
         lambda grad, opt, n: rs.momentum_tracking(grad, gossip(n), opt, beta=0.8),
         lambda n, x0, *run: newer.momentum_tracking(mixed(n), *run, beta=0.8),
         is_sgd=False,
+        often=False,
     ),
     Row(
         "moniqua",
         lambda grad, opt, n: rs.moniqua(grad, gossip(n), opt, theta=2.0, gamma=0.1),
         lambda n, x0, *run: newer.moniqua(w(n), *run, theta=2.0, gamma=0.1),
+        often=False,
     ),
     Row(
         "motef",
@@ -301,6 +319,7 @@ ROWS = [
         "nids",
         lambda grad, opt, n: rs.nids(grad, gossip(n), opt),
         lambda n, x0, *run: newer.exact_diffusion(mixed(n), *run, first_is_mixed=False),
+        often=False,
     ),
     Row(
         "noloco",
@@ -308,11 +327,13 @@ ROWS = [
         lambda n, x0, *run: newer.noloco(newer.random_matching(n), *run, steps=2, rate=0.7, momentum=0.5),
         is_sgd=False,
         tells_loss=False,
+        often=False,
     ),
     Row(
         "prox_skip",
         lambda grad, opt, n: rs.prox_skip(grad, gossip(n), opt, probability=0.4, relaxation=0.6),
         lambda n, x0, *run: newer.prox_skip(mixed(n), *run, probability=0.4, relaxation=0.6),
+        often=False,
     ),
     Row(
         "teleportation",

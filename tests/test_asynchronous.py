@@ -1,5 +1,7 @@
 """Methods without barriers: against a plain queue of events, invariants, limits, and how runs are made."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from relaysim.asynchronous.waves import NOBODY, in_waves
 from tests import asynchronous_twins as twins
 
 RATE, DIM = 0.1, 4
+REFERENCE = Path(__file__).parent / "reference"
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +44,12 @@ NETWORKS = {
     "stragglers": timing.Network(
         compute=timing.lognormal(0.1, 0.5) * timing.stragglers(0.2, 4.0), latency=timing.lognormal(0.2, 0.5)
     ),
-    "narrow": timing.Network(compute=timing.lognormal(0.1, 0.5), latency=0.05, upload=400.0, download=900.0),
+    "narrow": timing.Network(
+        compute=timing.lognormal(0.1, 0.5) * timing.stragglers(0.2, 4.0),
+        latency=0.05,
+        upload=400.0,
+        download=900.0,
+    ),
     "equal": timing.Network(compute=0.1),
     "equal steps": timing.Network(compute=0.1, latency=0.1),
 }
@@ -51,7 +59,20 @@ ONE_WAY = {
     "relaysgd": (asynchronous.relaysgd, twins.RelaySGD, topology.binary_tree),
     "relaysgd_grad": (asynchronous.relaysgd_grad, twins.RelaySGDGrad, topology.chain),
 }
-SIZES = [(16, name) for name in NETWORKS] + [(64, "stragglers")]
+SIZES = [
+    (16, "stragglers"),
+    (64, "narrow"),
+    *(
+        pytest.param(n, name, marks=pytest.mark.slow)
+        for n, name in [
+            (16, "no latency"),
+            (16, "narrow"),
+            (16, "equal"),
+            (16, "equal steps"),
+            (64, "stragglers"),
+        ]
+    ),
+]
 
 
 def gossip_calls(graph):
@@ -116,6 +137,26 @@ def test_events_are_enough_to_replay_averages_of_two():
     assert set(zip(trace.events.worker, trace.events.partner, strict=True)) <= set(
         zip(ring.senders, ring.receivers, strict=True)
     )
+
+
+@pytest.mark.parametrize("case", ["ring8_0", "smallworld12_1"])
+def test_dadao_equals_its_authors_code(case):
+    stored = np.load(REFERENCE / "dadao.npz")
+    A, b, events, steps = (stored[f"{case}/{name}"] for name in ("A", "b", "events", "steps"))
+    mu, L, chi1 = (float(stored[f"{case}/{name}"]) for name in ("mu", "L", "chi1"))
+
+    def grad_at(key, workers, steps, x):
+        residual = jnp.einsum("nij,nj->ni", A[workers], x) - b[workers]
+        return (residual**2).sum(1) / 2, jnp.einsum("nij,ni->nj", A[workers], residual)
+
+    A, b = jnp.asarray(A), jnp.asarray(b)
+    method = asynchronous.dadao(grad_at, len(A), mu=mu, L=L, chi1=chi1)
+    trace = asynchronous.simulate(
+        jax.random.key(0), method, events, jnp.zeros((len(A), A.shape[2])), num_events=len(events), every=1,
+        measure=lambda x: {"x": x},
+    )  # fmt: skip
+    found = trace.metrics["x"][steps - 1]
+    assert np.abs(found - stored[f"{case}/X"]).max() < 1e-10 * np.abs(stored[f"{case}/X"]).max()
 
 
 # Every contribution exactly once: models are made of unit vectors, one for each step of each worker.
@@ -362,7 +403,9 @@ def test_divergence_names_the_event_and_the_worker():
     assert trace.events.worker[trace.divergence.step] == trace.divergence.worker
 
 
-@pytest.mark.parametrize("name", ["ad_psgd", "relaysgd", "push_sum"])
+@pytest.mark.parametrize(
+    "name", ["relaysgd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ad_psgd", "push_sum"))]
+)
 def test_digits(name):
     data = rs.tasks.datasets.digits()
     shares = rs.tasks.partition.dirichlet(jax.random.key(0), data.train_y, 8, 1.0)
@@ -377,6 +420,17 @@ def test_digits(name):
         progress="digits",
     )  # fmt: skip
     assert trace.metrics["accuracy"][-1].mean() > 0.8
+
+
+@pytest.mark.parametrize("name", ["ad_psgd", "relaysgd", "push_sum"])
+def test_before_anybody_is_done_nothing_happens(name):
+    """A record without events, one without any before, and a run that ends before the first."""
+    network = timing.Network(compute=1.0, latency=0.1)
+    method = getattr(asynchronous, name)(problem(4).grad_at, topology.chain(4), optax.sgd(RATE))
+    start = np.ones((4, DIM))
+    trace = asynchronous.simulate(jax.random.key(0), method, network, start, seconds=1.6, every=0.4)
+    assert trace.steps.tolist() == [0, 0, 4, 4]
+    assert len(asynchronous.lay_out(jax.random.key(0), method, network, start, seconds=0.5).events.time) == 0
 
 
 @settings(max_examples=50, deadline=None)

@@ -246,3 +246,14 @@ def test_relaysgd_goes_on_through_churn():
     x = task.init(KEY)
     trace = rs.simulate(KEY, method, x, num_steps=900, every=300, measure=task.measure)
     assert trace.metrics["suboptimality"][-1] < 1e-6 < trace.metrics["suboptimality"][0]
+
+
+@pytest.mark.slow
+def test_the_study_of_churn_runs():
+    from relaysim.studies import churn
+
+    table = churn.run(smoke=True)
+    assert len(table) == 8 and table.accuracy.between(0.1, 1).all()
+    everybody = table[table.present == 1].set_index("method").accuracy
+    assert everybody["RelaySGD"] == pytest.approx(everybody["RelaySGD, mended"], abs=0.01)
+    assert churn.picture(table).axes[0].get_xlabel() == "share of the workers that are there"

@@ -262,6 +262,13 @@ def test_what_epidemic_learning_loses_does_not_count():
     np.testing.assert_allclose(mixed, expected, atol=1e-6)
 
 
+def test_a_traced_probability_cannot_be_counted():
+    grad = lambda key, step, x: (jnp.zeros(len(x)), x)  # noqa: E731
+    build = lambda p: rs.prox_skip(grad, rs.gossip(ring), optax.sgd(0.1), probability=p).num_workers  # noqa: E731
+    with pytest.raises(ValueError, match="probability is traced"):
+        jax.jit(build)(0.5)
+
+
 def test_a_pass_of_ceca_averages_exactly(x64):
     grad = lambda key, step, x: (jnp.zeros(len(x)), 0 * x)  # noqa: E731
     for n, peers in ((5, 2), (6, 1), (7, 2)):
@@ -270,6 +277,7 @@ def test_a_pass_of_ceca_averages_exactly(x64):
         np.testing.assert_allclose(final, np.tile(x.mean(0), (n, 1)), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_variance_reduction_reduces_the_noise():
     """The noise ball of GT-HSGD is smaller than that of gradient tracking at the same rate."""
     task = rs.tasks.random_quadratics(jax.random.key(2), N, 5, zeta2=1.0, noise=1.0)

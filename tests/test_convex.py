@@ -65,9 +65,11 @@ def test_a_regulariser_that_is_not_convex(x64):
     assert trace.metrics["squared_gradient_norm"][-1] < 1e-12
 
 
-def test_without_a_minimum_there_is_an_error():
-    with pytest.raises(ValueError, match=r"task has a gradient of norm .*expected an objective with a min"):
-        rs.tasks.logistic_regression(LOGISTIC, SHARES, regulariser=lambda w: 10 * w.sum())
+def test_where_no_minimum_is_found_there_is_an_error():
+    signs = Dataset(X, np.sign(Y - 2))
+    task = rs.tasks.supervised(rs.tasks.convex.linear, signs, SHARES, loss=losses.logistic)
+    with pytest.raises(ValueError, match=r"task has a gradient of norm .* after 1 of max_steps = 1 steps"):
+        rs.tasks.with_optimum(task, max_steps=1)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,11 @@ def run(name, folder, monkeypatch):
     """What the script leaves in its namespace, run in a folder of its own."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr("sys.argv", [name])
-    with jax.numpy_rank_promotion("allow"):  # as it is by default
-        return runpy.run_path(str(FOLDER / f"{name}.py"))
+    try:
+        with jax.numpy_rank_promotion("allow"):  # as it is by default
+            return runpy.run_path(str(FOLDER / f"{name}.py"))
+    finally:
+        jax.config.update("jax_enable_x64", False)
 
 
 def test_all_are_short():
@@ -25,7 +28,7 @@ def test_all_are_short():
 def test_logistic_regression(tmp_path, monkeypatch):
     left = run("logistic_regression", tmp_path, monkeypatch)
     means = left["found"].summary.set_index("method")["mean"]
-    assert means["gradient tracking"] < means["D-PSGD"] and means["RelaySGD"] < means["D-PSGD"] < 0.5
+    assert means["gradient tracking"] < means["D-PSGD"] < 0.1 and 0 <= means["RelaySGD"] < 1e-8
     assert (tmp_path / "logistic_regression.png").stat().st_size > 1000
 
 

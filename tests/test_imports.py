@@ -10,7 +10,7 @@ FLOORS = [
     ["types", "checks", "platforms", "palette"],
     ["topology", "columns", "metrics"],
     ["faults", "sharding", "timing"],
-    ["mixing", "local", "models", "compress"],
+    ["mixing", "local", "models", "compress", "robust"],
     ["algorithms", "tasks", "theory"],
     ["attack", "memory", "checkpoint", "engine", "programs", "progress"],
     ["records", "simulate"],

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+often = [pytest.param(row, marks=() if row.often else pytest.mark.slow, id=row.name) for row in ROWS]
 
 
 class Case(NamedTuple):
@@ -32,6 +33,17 @@ class Case(NamedTuple):
 @pytest.fixture(scope="module", params=ROWS, ids=lambda row: row.name)
 def case(request):
     """One of the methods in float64; the tests share it, and with it what is compiled."""
+    return case_of(request.param)
+
+
+@pytest.fixture(scope="module", params=often)
+def often_case(request):
+    """The same, where those that need not go through the test every time are slow."""
+    return case_of(request.param)
+
+
+@functools.cache
+def case_of(row):
     with jax.enable_x64(True):
         calls, noisy_grad = [], quadratics_grad(N)
 
@@ -39,7 +51,11 @@ def case(request):
             calls.append(step)
             return noisy_grad(key, step, params)
 
-        return Case(request.param, request.param.build(grad, optax.sgd(LR), N), calls)
+        return Case(row, row.build(grad, optax.sgd(LR), N), calls)
+
+
+def those(often):
+    return [row for row in ROWS if row.often == often]
 
 
 def problem(n):
@@ -114,21 +130,24 @@ def test_is_traced_once(case, x64):
     assert len(case.calls) == traced
 
 
-def test_recording_interval_and_progress_bar_change_nothing(case, x64, capsys):
-    often, seldom = run(case.algorithm, start()), run(case.algorithm, start(), every=6, progress=True)
+def test_recording_interval_and_progress_bar_change_nothing(often_case, x64, capsys):
+    often, seldom = (
+        run(often_case.algorithm, start()),
+        run(often_case.algorithm, start(), every=6, progress=True),
+    )
     assert f"{STEPS}/{STEPS}" in capsys.readouterr().err
     np.testing.assert_array_equal(often.params, seldom.params)
     np.testing.assert_array_equal(often.metrics["x"][5::6], seldom.metrics["x"])
 
 
-def test_a_run_that_goes_on_equals_one_that_never_stopped(case, x64):
-    whole, records = run(case.algorithm, start(), every=6, progress=True), []
+def test_a_run_that_goes_on_equals_one_that_never_stopped(often_case, x64):
+    whole, records = run(often_case.algorithm, start(), every=6, progress=True), []
 
     def remember(step, record):
         records.append((step, record["x"]))
 
-    half = run(case.algorithm, start(), num_steps=6, every=6, callback=remember)
-    rest = run(case.algorithm, None, num_steps=6, every=6, callback=remember, state=half.state)
+    half = run(often_case.algorithm, start(), num_steps=6, every=6, callback=remember)
+    rest = run(often_case.algorithm, None, num_steps=6, every=6, callback=remember, state=half.state)
     assert half.num_steps == 6 and rest.num_steps == 12 and rest.steps.tolist() == [12]
     chex.assert_trees_all_equal(raw(rest.state), raw(whole.state))
     assert [step for step, _ in records] == [6, 12]
@@ -142,31 +161,35 @@ def raw(state):
 
 
 @functools.cache
-def under_vmap():
+def under_vmap(often):
     """The models of seeds 0 to 2, by the method: all in one program, which compiles sooner than one each."""
     keys, starts = jax.vmap(jax.random.key)(np.arange(3)), np.stack([start(s) for s in range(3)])
 
     def run_all(key, params):
-        return {row.name: run(row.build(quadratics_grad(N), optax.sgd(LR), N), params, key) for row in ROWS}
+        return {
+            row.name: run(row.build(quadratics_grad(N), optax.sgd(LR), N), params, key)
+            for row in ROWS
+            if row.often == often
+        }
 
     return jax.jit(jax.vmap(run_all))(keys, starts)
 
 
-def test_vmap_equals_a_loop(case, x64):
-    apart = np.stack([run(case.algorithm, start(s), seed=s).metrics["x"] for s in range(3)])
-    assert distance(under_vmap()[case.row.name].metrics["x"], apart) < 1e-12
+def test_vmap_equals_a_loop(often_case, x64):
+    apart = np.stack([run(often_case.algorithm, start(s), seed=s).metrics["x"] for s in range(3)])
+    assert distance(under_vmap(often_case.row.often)[often_case.row.name].metrics["x"], apart) < 1e-12
 
 
-def test_sharding_over_workers_changes_nothing(case, x64):
+def test_sharding_over_workers_changes_nothing(often_case, x64):
     mesh = jax.make_mesh((4,), ("workers",), axis_types=(jax.sharding.AxisType.Auto,))
     over_workers = jax.sharding.NamedSharding(mesh, jax.P("workers"))
-    sharded = run(case.algorithm, jax.device_put(start(), over_workers))
+    sharded = run(often_case.algorithm, jax.device_put(start(), over_workers))
     assert len(sharded.params.sharding.device_set) == 4
-    assert distance(sharded.metrics["x"], run(case.algorithm, start()).metrics["x"]) < 1e-12
+    assert distance(sharded.metrics["x"], run(often_case.algorithm, start()).metrics["x"]) < 1e-12
 
 
 @functools.cache
-def in_pytrees():
+def in_pytrees(often):
     """The models as vectors, by the method, where each method saw them as three arrays."""
 
     def unravel(x):
@@ -187,28 +210,28 @@ def in_pytrees():
         algorithm = row.build(grad, optax.sgd(LR), N)
         return run(algorithm, unravel(x), measure=lambda params: models(ravel(params))).metrics["x"]
 
-    return jax.jit(lambda x: {row.name: run_one(row, x) for row in ROWS})(start())
+    return jax.jit(lambda x: {row.name: run_one(row, x) for row in those(often)})(start())
 
 
-def test_pytree_equals_its_raveled_vector(case, x64):
-    expected = run(case.algorithm, start()).metrics["x"]
-    assert distance(in_pytrees()[case.row.name], expected) < 1e-12
+def test_pytree_equals_its_raveled_vector(often_case, x64):
+    expected = run(often_case.algorithm, start()).metrics["x"]
+    assert distance(in_pytrees(often_case.row.often)[often_case.row.name], expected) < 1e-12
 
 
 @functools.cache
-def few_workers(n):
+def few_workers(n, often):
     """The models of n workers, by the method."""
 
     def run_one(row, x):
         return run(row.build(quadratics_grad(n), optax.sgd(LR), n), x).metrics["x"]
 
-    return jax.jit(lambda x: {row.name: run_one(row, x) for row in ROWS})(start(n=n))
+    return jax.jit(lambda x: {row.name: run_one(row, x) for row in those(often)})(start(n=n))
 
 
 @pytest.mark.parametrize("n", [1, 2])
-@every_row
+@pytest.mark.parametrize("row", often)
 def test_few_workers_equal_the_slow_twin(row, n, x64):
-    assert distance(few_workers(n)[row.name], run_twin(row.twin, n, start(n=n))) < 1e-12
+    assert distance(few_workers(n, row.often)[row.name], run_twin(row.twin, n, start(n=n))) < 1e-12
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.is_sgd], ids=lambda row: row.name)

@@ -92,3 +92,11 @@ print(trace.metrics["suboptimality"][-1] < 1e-6, rs.__file__, rs.__version__)
     assert good == "True" and Path(where).is_relative_to(tmp_path / "env") and version == rs.__version__
     assert (tmp_path / "curves.png").is_file()
     subprocess.run([tmp_path / "env/bin/relaysim", "--help"], check=True, capture_output=True)
+
+
+def test_the_workflow_runs_what_must_pass():
+    """On every Python that the package says it runs on."""
+    workflow = (ROOT / ".github/workflows/tests.yml").read_text()
+    versions = [line.rsplit(" ", 1)[1] for line in PROJECT["project"]["classifiers"] if ":: 3." in line]
+    assert f"python: [{', '.join(f'{version!r}' for version in versions)}]".replace("'", '"') in workflow
+    assert "run: .ci/run" in workflow

@@ -16,3 +16,11 @@ def test_readme(monkeypatch):
 
 def test_gradients():
     check_md_file(ROOT / "docs/gradients.md", memory=True)
+
+
+def test_theory():
+    check_md_file(ROOT / "docs/theory.md", memory=True)
+
+
+def test_adversaries():
+    check_md_file(ROOT / "docs/adversaries.md", memory=True)

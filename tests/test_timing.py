@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 import pytest
 
 import relaysim as rs
@@ -230,11 +231,11 @@ def test_many_runs_and_many_networks_at_once():
     method, params, keys = make(), task.init(KEY), jax.random.split(KEY, 3)
 
     def run(key):
-        return rs.simulate(key, make(), params, num_steps=4, every=2, network=network).metrics["seconds"]
+        return rs.simulate(key, make(), params, num_steps=4, every=2, network=network)
 
     each = np.stack([seconds(key, network, method, params, num_steps=4, every=2) for key in keys])
-    np.testing.assert_allclose(jax.jit(jax.vmap(run))(keys), each, rtol=1e-14)
-    traces = jax.vmap(lambda key: rs.simulate(key, make(), params, num_steps=4, every=2))(keys)
+    traces = jax.jit(jax.vmap(run))(keys)
+    np.testing.assert_allclose(traces.metrics["seconds"], each, rtol=1e-14)
     dated = jax.vmap(lambda trace, key: trace.dated(network, key).metrics["seconds"])(traces, keys)
     np.testing.assert_allclose(dated, each, rtol=1e-14)
 
@@ -260,10 +261,10 @@ def test_curves_go_along_seconds():
     task, make = tiny()
     traces = [rs.simulate(jax.random.key(seed), make(), task.init(KEY), num_steps=6, every=2,
                           measure=task.measure, network=rs.timing.wan()) for seed in (1, 2)]  # fmt: skip
-    ax = rs.plot.curves({"D-PSGD": traces}, "loss", x="seconds")
-    along = np.stack([trace.metrics["seconds"] for trace in traces], -1)
-    np.testing.assert_allclose(ax.lines[-1].get_xdata(), along.mean((1, 2)))
-    np.testing.assert_allclose(ax.lines[3].get_xdata(), along[:, 1, 1])
+    ax = rs.plot.curves({"D-PSGD": traces}, "loss", x="seconds", band="lines")
+    along = np.concatenate([trace.metrics["seconds"] for trace in traces], 1)
+    np.testing.assert_allclose(ax.lines[-1].get_xdata(), along.mean(1))
+    np.testing.assert_allclose(ax.lines[9].get_xdata(), along[:, 9])
     assert ax.get_xlabel() == "seconds"
 
 
@@ -280,3 +281,21 @@ def test_comparisons_are_dated_too():
     assert line.get_xdata()[-1] == pytest.approx(
         ends.mean()
     ) and found.table.seconds.tolist() == pytest.approx(ends)
+
+
+def test_a_slow_step_travels_a_hop_a_step(tmp_path):
+    from click.testing import CliRunner
+
+    from relaysim import cli
+
+    done = CliRunner().invoke(cli.app, ["study", "stragglers", "--smoke", "--out", str(tmp_path)])
+    assert done.exit_code == 0 and (tmp_path / "stragglers.png").exists()
+    table = pd.read_csv(tmp_path / "stragglers.csv")
+    even = table[table.times == "every step takes 1 s"]
+    waited = even.pivot_table(index="graph", columns=["worker", "step"], values="waited")
+    ring, all_reduce = (waited.loc[graph].to_numpy().reshape(16, -1) for graph in ("ring", "all-reduce"))
+    hops = np.minimum(abs(np.arange(16) - 8), 16 - abs(np.arange(16) - 8))
+    expected = np.zeros_like(ring)
+    expected[np.arange(16), 5 + np.maximum(hops - 1, 0)] = 5.0 * (hops > 0)
+    np.testing.assert_allclose(ring, expected, atol=1e-9)
+    np.testing.assert_allclose(all_reduce[:, 5], 5.0 * (hops > 0), atol=1e-9)

@@ -45,6 +45,16 @@ NO_KEYS = [0, None, "0", np.uint32([0, 1]), jax.random.PRNGKey(0), jax.random.sp
 NO_FLAGS = ["no", "False", None, 0, 1, [True]]
 NO_GRAPHS = ["ring", None, 5, np.eye(N), np.zeros((N, 3)), {0: 1}]
 
+one_way = topology.from_edges(N, [(0, 1), (1, 2), (2, 3), (3, 0)], directed=True)
+tilted = np.eye(N) / 2 + np.roll(np.eye(N), 1, 1) / 2
+
+
+def waitless(method=None, network=None, seconds=1.0, **options):
+    method = rs.asynchronous.ad_psgd(never, ring, sgd) if method is None else method
+    network = timing.Network(compute=1.0) if network is None else network
+    return rs.asynchronous.lay_out(key, method, network, np.ones((N, 3)), seconds=seconds, **options)
+
+
 TABLE = [
     ("drop", rs.gossip, {"topology": ring}, NO_NUMBERS[:-1]),
     ("drop", rs.relay_sum, {"trees": chain}, ["0.1", None, 1j, True, Fraction(1, 2), -1, 2, np.ones(2)]),
@@ -280,6 +290,32 @@ TABLE = [
     ("length", partial(rs.tasks.texts.language_model, ["text"], ["me"]), {}, NO_COUNTS),
     ("name", rs.tasks.datasets.from_sklearn, {}, ["mnist", None, 3]),
     ("mask", partial(rs.metrics.of_workers, never), {}, ["all", None, [1, 0], [[True]], [False]]),
+    ("topology", partial(rs.asynchronous.ad_psgd, never, optimizer=sgd), {}, [*NO_GRAPHS, one_way]),
+    ("topology", partial(rs.asynchronous.gossip, never, optimizer=sgd), {}, [*NO_GRAPHS, one_way]),
+    ("topology", partial(rs.asynchronous.push_sum, never, optimizer=sgd), {}, NO_GRAPHS),
+    ("topology", partial(rs.asynchronous.swift, never, optimizer=sgd), {}, [*NO_GRAPHS, one_way]),
+    ("topology", partial(rs.asynchronous.relaysgd, never, optimizer=sgd), {}, [*NO_GRAPHS, ring]),
+    ("topology", partial(rs.asynchronous.relaysgd_grad, never, optimizer=sgd), {}, [*NO_GRAPHS, ring]),
+    ("optimizer", partial(rs.asynchronous.ad_psgd, never, ring), {}, [0.1, None, "sgd", never]),
+    ("grad", partial(rs.asynchronous.swift, topology=ring, optimizer=sgd), {}, [None, 3, "grad"]),
+    ("weights", partial(rs.asynchronous.gossip, never, ring, sgd), {}, ["even", np.eye(3), tilted]),
+    ("influence", partial(rs.asynchronous.swift, never, ring, sgd), {}, ["even", 0, np.ones(3), np.zeros(N)]),
+    ("method", waitless, {}, [method, never, "ad_psgd"]),
+    ("network", waitless, {}, ["wan", 3, timing.Network(drop=0.1, timeout=1)]),
+    ("compute", lambda compute: waitless(network=timing.Network(compute=compute)), {}, [0.0, -1.0, "1"]),
+    ("upload", lambda upload: waitless(network=timing.Network(compute=1.0, upload=upload)), {}, [0, -1, "1"]),
+    ("latency", lambda latency: waitless(network=timing.Network(1.0, latency)), {}, [-1.0, np.ones((3, 3))]),
+    ("num_events", partial(waitless, seconds=None), {}, [*NO_COUNTS, 2**0.5]),
+    ("seconds", waitless, {}, [0.0, -1.0, np.inf, "1", [1.0]]),
+    ("every", partial(waitless, seconds=1.0), {}, [0.0, -1.0, "1", 0.3, 2.0, [0.5]]),
+    ("every", partial(waitless, seconds=None, num_events=6), {}, [0, 4, 7, 0.5, "1"]),
+    ("mu", partial(rs.asynchronous.dadao, never, N, L=1.0, chi1=1.0), {}, [*NO_NUMBERS, 0.0]),
+    (
+        "events",
+        lambda events: waitless(rs.asynchronous.dadao(never, N, mu=1.0, L=1.0, chi1=1.0), events),
+        {},
+        [None, 3, timing.wan(), np.ones((2, 2)), [[0.0, 4, -1]], [[0.0, 1, 1]], [[1.0, 0, -1], [0.5, 0, -1]]],
+    ),
 ]
 CASES = [
     pytest.param(function, {**given, name: value}, name, id=f"{row} {name} {k}: {type(value).__name__}")

@@ -16,6 +16,11 @@ def allreduce(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransformation)
 
     The models are averaged once, at the start.
 
+    >>> import jax, relaysim as rs
+    >>> task = rs.tasks.random_quadratics(jax.random.key(0), 4, 3)
+    >>> allreduce(task.grad, rs.all_reduce(4), optax.sgd(0.1))
+    Algorithm('allreduce with all_reduce by ring', 4 workers)
+
     Args:
       grad: (key, step, params) -> (losses (n,), gradients), such as `task.grad`.
       mixer: `all_reduce(n)`.

@@ -30,6 +30,15 @@ def method(
 ) -> Algorithm:
     """An algorithm that calls `mixer` once a step, or `calls` times.
 
+    >>> import jax, optax, relaysim as rs
+    >>> mixer = rs.gossip(rs.topology.ring(4))
+    >>> def step(key, t, s):
+    ...     mix, x = mixer.mix(key, t, s.mix, s.params)
+    ...     return s._replace(params=x, mix=mix), Info(jax.numpy.zeros(4))
+    >>> only_gossip = method(mixer, lambda key, x: State(x, (), mixer.init(x)), step)
+    >>> only_gossip.num_workers
+    4
+
     Args:
       mixer: how the workers communicate.
       init: (key, params) -> state.

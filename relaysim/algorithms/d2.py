@@ -24,6 +24,11 @@ def d2(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransformation) -> Alg
 
     With lazy gossip, W replaced by (W + I) / 2, this is exact diffusion (Yuan et al. 2019).
 
+    >>> import jax, relaysim as rs
+    >>> task = rs.tasks.random_quadratics(jax.random.key(0), 4, 3)
+    >>> d2(task.grad, rs.gossip(rs.topology.ring(4)), optax.sgd(0.1))
+    Algorithm('d2 with gossip on ring', 4 workers)
+
     Args:
       grad: (key, step, params) -> (losses (n,), gradients), such as `task.grad`.
       mixer: W, such as `gossip(topology)`; D² is stable where its smallest eigenvalue is above −1/3. Messages

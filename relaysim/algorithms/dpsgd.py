@@ -14,6 +14,11 @@ def dpsgd(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransformation) -> 
 
         x ← W (x + u),    u = −γ g for plain SGD.
 
+    >>> import jax, relaysim as rs
+    >>> task = rs.tasks.random_quadratics(jax.random.key(0), 4, 3)
+    >>> dpsgd(task.grad, rs.gossip(rs.topology.ring(4)), optax.sgd(0.1))
+    Algorithm('dpsgd with gossip on ring', 4 workers)
+
     Args:
       grad: (key, step, params) -> (losses (n,), gradients), such as `task.grad`.
       mixer: W, such as `gossip(topology)`.

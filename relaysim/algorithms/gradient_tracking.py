@@ -25,6 +25,11 @@ def gradient_tracking(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransfo
     For u = −γ g, c is γ times the difference between a worker's gradient and its estimate of the mean
     gradient. Model and correction travel in one message, so each worker sends two vectors to a neighbour.
 
+    >>> import jax, relaysim as rs
+    >>> task = rs.tasks.random_quadratics(jax.random.key(0), 4, 3)
+    >>> gradient_tracking(task.grad, rs.gossip(rs.topology.ring(4)), optax.sgd(0.1))
+    Algorithm('gradient_tracking with gossip on ring', 4 workers)
+
     Args:
       grad: (key, step, params) -> (losses (n,), gradients), such as `task.grad`.
       mixer: W, such as `gossip(topology)`. What it loses leaves a bias for good: corrections no longer

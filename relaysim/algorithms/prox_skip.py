@@ -48,9 +48,11 @@ def prox_skip(
         one. Recorded ones, (T,): `draw=lambda key, step, shape: coins[step]`.
 
     Raises:
-      ValueError: where an argument is none of these.
+      ValueError: where an argument is none of these, or `probability` is traced by jax.
     """
     check_number("probability", probability, 0, 1, "(]")
+    if isinstance(probability, jax.core.Tracer):
+        raise ValueError("probability is traced, expected a number: what is sent depends on it")
     check_number("relaxation", relaxation, 0, 1, "(]")
     coin = check_draw(draw, lambda key, step, shape: jax.random.bernoulli(key, probability, shape))
     local = local_update(grad, optimizer)

@@ -28,6 +28,11 @@ def push_sum(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransformation) 
 
     with gradients taken at z, the models. The columns of P sum to one, its rows need not.
 
+    >>> import relaysim as rs
+    >>> task = rs.tasks.random_quadratics(jax.random.key(0), 4, 3)
+    >>> push_sum(task.grad, rs.push(rs.topology.exponential(4)), optax.sgd(0.1))
+    Algorithm('push_sum with push on exponential', 4 workers)
+
     Args:
       grad: (key, step, params) -> (losses (n,), gradients), such as `task.grad`.
       mixer: P, such as `push(topology)` or `one_peer_exponential(n)`.

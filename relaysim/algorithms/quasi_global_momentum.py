@@ -45,6 +45,11 @@ def quasi_global_momentum(
     Written with M = γ m, the momentum in units of the parameters, and u = −γ g, so that any optimizer can
     make u. Where γ changes during a run, M keeps the old scale for some 1 / (1 − β) steps.
 
+    >>> import relaysim as rs
+    >>> task = rs.tasks.random_quadratics(jax.random.key(0), 4, 3)
+    >>> quasi_global_momentum(task.grad, rs.gossip(rs.topology.ring(4)), optax.sgd(0.1))
+    Algorithm('quasi_global_momentum with gossip on ring', 4 workers)
+
     Args:
       grad: (key, step, params) -> (losses (n,), gradients), such as `task.grad`.
       mixer: W, such as `gossip(topology)`.

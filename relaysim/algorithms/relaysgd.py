@@ -18,6 +18,11 @@ def relaysgd(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransformation) 
     which is D-PSGD but for the mixer, and that makes all the difference: contributions are weighted evenly,
     so that workers with different data do not pull the models apart. With Adam's u it is Relay-Adam.
 
+    >>> import jax, relaysim as rs
+    >>> task = rs.tasks.random_quadratics(jax.random.key(0), 4, 3)
+    >>> relaysgd(task.grad, rs.relay_sum(rs.topology.chain(4)), optax.sgd(0.1))
+    Algorithm('relaysgd with relay_sum on chain', 4 workers)
+
     Args:
       grad: (key, step, params) -> (losses (n,), gradients), such as `task.grad`.
       mixer: `relay_sum(tree)`.
@@ -34,6 +39,11 @@ def relaysgd_grad(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransformat
 
     so that each update is applied once everywhere, those still under way counting as 0. The arguments are
     those of `relaysgd`.
+
+    >>> import jax, relaysim as rs
+    >>> task = rs.tasks.random_quadratics(jax.random.key(0), 4, 3)
+    >>> relaysgd_grad(task.grad, rs.relay_sum(rs.topology.chain(4)), optax.sgd(0.1))
+    Algorithm('relaysgd_grad with relay_sum on chain', 4 workers)
     """
     local = local_update(grad, optimizer)
 

@@ -5,6 +5,7 @@ of events that do not get in each other's way, in one compiled program.
 """
 
 from relaysim.asynchronous.ad_psgd import ad_psgd
+from relaysim.asynchronous.dadao import dadao
 from relaysim.asynchronous.gossip import gossip
 from relaysim.asynchronous.push_sum import push_sum
 from relaysim.asynchronous.relaysgd import relaysgd, relaysgd_grad
@@ -19,6 +20,7 @@ __all__ = [
     "Order",
     "Trace",
     "ad_psgd",
+    "dadao",
     "gossip",
     "lay_out",
     "push_sum",

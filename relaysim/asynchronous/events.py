@@ -7,13 +7,21 @@ import jax
 import numpy as np
 
 from relaysim.asynchronous.types import Events, Horizon, Order
-from relaysim.timing import Network
+from relaysim.faults import loss_of
+from relaysim.timing import Network, check_network
 from relaysim.types import Key
 
 STEPS = 64
 """How many steps of each worker are looked at first."""
 _CHOICES = 0x7111
 """The stream of a key for what workers choose; none of those of a network."""
+
+
+def check(network: Any, num_workers: int) -> None:
+    """Raise a ValueError where this is no network for so many workers, or one that loses messages."""
+    check_network(network, num_workers)
+    if loss_of(network.drop, num_workers) is not None:
+        raise ValueError("network loses messages, expected one without drop: who would wait for a time-out?")
 
 
 def up_to(horizon: Horizon, times: Callable[[int], tuple]) -> tuple:

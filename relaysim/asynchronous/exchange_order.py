@@ -8,6 +8,7 @@ import numpy as np
 
 from relaysim.asynchronous.events import (
     as_order,
+    check,
     compute_times,
     done_times,
     in_order,
@@ -68,6 +69,7 @@ def lay_out(
     n: int, calls: Callable[[Key, int], Calls], key: Key, network: Network, size: float, horizon: Horizon
 ) -> Order:
     """The order of a run of n workers on a network, with messages of `size` bytes."""
+    check(network, n)
     up, down = transfer_times(network, size, n)
 
     def times(num_steps: int) -> tuple[np.ndarray, Calls, np.ndarray, np.ndarray]:

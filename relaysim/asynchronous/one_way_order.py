@@ -6,6 +6,7 @@ import numpy as np
 
 from relaysim.asynchronous.events import (
     as_order,
+    check,
     come_in,
     compute_times,
     done_times,
@@ -73,6 +74,7 @@ def lay_out(
       An order whose `layout` is (slots,) int, whose message lies in each slot at the start.
     """
     n, senders, receivers = topology.num_workers, topology.senders, topology.receivers
+    check(network, n)
     up, down = transfer_times(network, size, n)
 
     def times(num_steps: int) -> tuple[np.ndarray]:
@@ -172,7 +174,8 @@ def _table(
         column(slot[written], writes, NOBODY),
         column(place[writer[written]], writes, 0),
     )
-    return table, np.repeat(sender, length)
+    slots = np.repeat(sender, length)
+    return table, slots if len(slots) else np.zeros(1, int)  # one at least, where nobody reads anything
 
 
 def _turns(topology: Topology) -> np.ndarray:

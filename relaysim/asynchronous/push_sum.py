@@ -39,7 +39,7 @@ def push_sum(grad: GradAt, topology: Topology, optimizer: optax.GradientTransfor
     Raises:
       ValueError: where the graph is not connected, or an argument is none of these.
     """
-    topology = check_connected("topology", topology)
+    topology = check_connected(topology)
     shares = 1 / (1 + topology.out_degrees)
 
     def start(params: Stacked) -> tuple[Any, Any, Any]:

@@ -11,12 +11,10 @@ from tqdm import tqdm
 from relaysim.asynchronous.types import Events, Horizon, Method, Order
 from relaysim.asynchronous.waves import NOBODY
 from relaysim.checks import check_count, check_key, check_number
-from relaysim.faults import loss_of
 from relaysim.metrics import all_finite
 from relaysim.programs import Program, is_traced, program
 from relaysim.records import Measure, Record, united
 from relaysim.simulate import Divergence, check_models, first_broken, measured, warn_of
-from relaysim.timing import check_network
 from relaysim.types import Array, Key, Stacked
 
 
@@ -28,7 +26,8 @@ class Trace(NamedTuple):
     metrics: Record
     """Arrays (R, ...): what `measure` returned; "loss" (R, n), each worker's mean loss over its steps since
     the last record, or what it was then where it took none; "steps" (R, n), how many these are so far;
-    "vectors_sent", "messages_sent" and "bytes_sent" (R,), sent so far by a worker on average."""
+    "seconds" (R, n), the same for all workers; "vectors_sent", "messages_sent" and "bytes_sent" (R,), sent so
+    far by a worker on average."""
     params: Stacked
     """The models at the end, leaves (n, ...)."""
     state: Any
@@ -75,7 +74,7 @@ def simulate(
     Args:
       key: fixes all randomness: that of the network and that of the gradients.
       method: what `rs.asynchronous.relaysgd(...)` and its like return.
-      network: an `rs.timing.Network`.
+      network: an `rs.timing.Network`; for `dadao` its events.
       params: the initial models, leaves (n, ...).
       seconds: how long the run is, or
       num_events: how many steps all workers take together.
@@ -118,7 +117,6 @@ def lay_out(
         raise ValueError(f"method is {method!r}, expected one such as rs.asynchronous.ad_psgd(...)")
     check_models(params, method.num_workers)
     horizon = _horizon(seconds, num_events, every)
-    _check_network(network, method.num_workers)
     return method.lay_out(key, network, _model_bytes(params), horizon)
 
 
@@ -153,31 +151,33 @@ def replay(
     check_key("key", key)
     check_models(params, method.num_workers)
     measure = measured(measure)
-    given = jax.tree.map(jnp.array, params)  # a copy, since it is given away
+    given = jax.tree.map(jnp.asarray, params)
     start_key, _ = jax.random.split(key)
-    start = program(_begin, (method,), (start_key, order.layout), given)
+    start = program(_begin, (method,), (start_key, order.layout, given), ())
     waves = jax.tree.map(lambda v: jnp.asarray(v, jnp.int32 if v.dtype.kind in "iu" else None), order.waves)
-    records = _records(order)
-    traced = is_traced((key, given, start.closed_over))
-    at_once = 1 if progress and not traced else len(order.seconds)
+    records, num_records = _records(order), len(order.seconds)
 
-    def advance(first: int) -> tuple[Program, Any]:
-        kept = waves, jax.tree.map(lambda v: v[first : first + at_once], records)
+    def advance(first: int, last: int) -> tuple[Program, Any]:
+        kept = waves, jax.tree.map(lambda v: v[first:last], records)
         return program(_advance, (method, measure), kept, start.outputs), kept
 
-    carry, made = start((start_key, order.layout), given), []
+    whole, _ = advance(0, num_records)
+    traced = is_traced((key, given, start.closed_over, whole.closed_over))
+    at_once = 1 if progress and not traced else num_records
+    carry, made = start((start_key, order.layout, given), ()), []
+    taken = np.append(0, order.counts.sum(1))
     bar = tqdm(
-        total=float(order.seconds[-1]),
+        total=int(taken[-1]),
         desc=progress if isinstance(progress, str) else None,
         disable=not progress or traced,
-        unit="s",
+        unit="step",
     )
     with bar:
-        for first in range(0, len(order.seconds), at_once):
-            run, kept = advance(first)
+        for first in range(0, num_records, at_once):
+            run, kept = advance(first, first + at_once)
             carry, record = run(kept, carry)
             made.append(jax.block_until_ready(record) if not traced else record)
-            bar.update(float(order.seconds[first + at_once - 1]) - bar.n)
+            bar.update(int(taken[first + at_once] - taken[first]))
     metrics = jax.tree.map(lambda *parts: jnp.concatenate(parts) if len(parts) > 1 else parts[0], *made)
     divergence = first_broken(jnp.where(carry.broken == NOBODY, -1, carry.broken))
     if not traced:
@@ -205,9 +205,10 @@ class _Carry(NamedTuple):
     """(n,) int32, the event after which each worker was first seen not to be finite, NOBODY for never."""
 
 
-def _begin(method: Method, kept: tuple[Key, Any], params: Stacked) -> _Carry:
+def _begin(method: Method, kept: tuple[Key, Any, Stacked], _: tuple) -> _Carry:
     n = method.num_workers
-    key, layout = kept
+    key, layout, params = kept
+    params = jax.tree.map(jnp.copy, params)  # since what is carried on is given away
     return _Carry(method.init(key, params, layout), jnp.full(n, jnp.nan), jnp.full(n, NOBODY, jnp.int32))
 
 
@@ -244,13 +245,14 @@ def _records(order: Order) -> tuple[Array, ...]:
 
 
 def _costs(order: Order, models: Stacked) -> dict[str, np.ndarray]:
-    leaves = jax.tree.leaves(models)
-    sent = order.sent / order.counts.shape[1]
+    n = order.counts.shape[1]
+    sent = order.sent / n
     return {
+        "seconds": np.repeat(order.seconds[:, None], n, 1),
         "steps": order.counts,
         "vectors_sent": sent,
         "messages_sent": sent,
-        "bytes_sent": sent * _model_bytes(leaves),
+        "bytes_sent": sent * _model_bytes(models),
     }
 
 
@@ -275,9 +277,3 @@ def _horizon(seconds: Any, num_events: Any, every: Any) -> Horizon:
     if num_records < 1 or abs(num_records * every - seconds) > 1e-9 * seconds:
         raise ValueError(f"seconds is {seconds}, expected a multiple of every = {every}")
     return Horizon(seconds, None, every, num_records)
-
-
-def _check_network(network: Any, num_workers: int) -> None:
-    check_network(network, num_workers)
-    if loss_of(network.drop, num_workers) is not None:
-        raise ValueError("network loses messages, expected one without drop: who would wait for a time-out?")

@@ -4,14 +4,16 @@ import numpy as np
 
 NOBODY = np.iinfo(np.int32).max
 """Stands for no worker, or no place, where a wave has less than others."""
+SAMPLE = 20_000
+"""Of so many operations, the first, waves are made without bounds, to see how wide they are."""
 
 
 def in_waves(kinds: np.ndarray, before: np.ndarray, after: np.ndarray, bounds: np.ndarray) -> np.ndarray:
     """The wave of each operation: as early as those that it waits for allow, and none much wider than others.
 
     In a wave all operations of kind 0 are done at once, then those of kind 1, and so on. So what waits for an
-    operation of an earlier kind may share its wave. Waves are as wide as they are on average where nothing
-    bounds them: what is left over waits, the earliest in time going first.
+    operation of an earlier kind may share its wave. Waves are at most as wide as the first are on average
+    where nothing bounds them: what is left over waits, the earliest in time going first.
 
     >>> in_waves(np.zeros(4, int), np.array([0, 1]), np.array([2, 2]), np.array([0, 4]))
     array([0, 0, 1, 1])
@@ -24,18 +26,19 @@ def in_waves(kinds: np.ndarray, before: np.ndarray, after: np.ndarray, bounds: n
     Returns:
       (N,) int, ascending across the bounds.
     """
-    graph = _Graph(kinds, before, after)
-    widest = np.full(graph.num_kinds, len(kinds))
-    free = _levels(graph, bounds, widest)
-    mean = np.bincount(kinds, minlength=graph.num_kinds) / max(1, free.max(initial=0) + 1)
-    return _levels(graph, bounds, np.maximum(1, np.ceil(mean).astype(int)))
+    num_kinds, first = int(kinds.max(initial=0)) + 1, min(len(kinds), SAMPLE)
+    early = after < first
+    sample = _Graph(kinds[:first], before[early], after[early])
+    free = _levels(sample, np.minimum(bounds, first), np.full(num_kinds, first))
+    mean = np.bincount(kinds[:first], minlength=num_kinds) / (free.max(initial=0) + 1)
+    return _levels(_Graph(kinds, before, after), bounds, np.maximum(1, np.ceil(mean).astype(int)))
 
 
 class _Graph:
     """What waits for what: of each operation, those that come after it."""
 
     def __init__(self, kinds: np.ndarray, before: np.ndarray, after: np.ndarray) -> None:
-        self.kinds, self.num_kinds = kinds, int(kinds.max(initial=0)) + 1
+        self.kinds = kinds
         self.next = after[np.argsort(before, kind="stable")]
         self.start = np.append(0, np.cumsum(np.bincount(before, minlength=len(kinds))))
         self.waits_for = np.bincount(after, minlength=len(kinds))
@@ -51,7 +54,7 @@ def _levels(graph: _Graph, bounds: np.ndarray, widths: np.ndarray) -> np.ndarray
     later = np.flatnonzero(left == 0)
     for bound in bounds[1:]:
         soon, later = later[later < bound], later[later >= bound]
-        ready = [soon[graph.kinds[soon] == kind] for kind in range(graph.num_kinds)]
+        ready = [soon[graph.kinds[soon] == kind] for kind in range(len(widths))]
         while any(map(len, ready)):
             for kind, width in enumerate(widths):
                 batch, ready[kind] = ready[kind][:width], ready[kind][width:]
@@ -66,8 +69,8 @@ def _levels(graph: _Graph, bounds: np.ndarray, widths: np.ndarray) -> np.ndarray
                 if len(free) and free[-1] >= bound:
                     later = np.append(later, free[free >= bound])
                     free = free[free < bound]
-                for k in range(graph.num_kinds):
-                    new = free[graph.kinds[free] == k] if graph.num_kinds > 1 else free
+                for k in range(len(widths)):
+                    new = free[graph.kinds[free] == k] if len(widths) > 1 else free
                     if len(new):
                         ready[k] = np.sort(np.append(ready[k], new)) if len(ready[k]) else new
             now += 1

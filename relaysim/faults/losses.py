@@ -23,7 +23,13 @@ class Loss(NamedTuple):
 
 
 def independent(probability: float | Array) -> Loss:
-    """Each message is lost with this probability, whatever happens to the others."""
+    """Each message is lost with this probability, whatever happens to the others.
+
+    >>> loss = independent(0.5)
+    >>> _, lost = loss.lost(jax.random.key(0), 0, loss.init(4), np.arange(4), np.arange(4))
+    >>> lost.shape
+    (4,)
+    """
     _check_probability("probability", probability)
 
     def lost(key: Key, step: Array, state: tuple, senders: Any, receivers: Any) -> tuple[tuple, Array]:
@@ -129,7 +135,10 @@ class Outage:
 
 
 def together(losses: Sequence[Loss]) -> Loss:
-    """A message is lost where any of these processes, each with randomness of its own, loses it."""
+    """A message is lost where any of these processes, each with randomness of its own, loses it.
+
+    >>> loss = together([independent(0.1), bursts(0.1, 5)])
+    """
 
     def init(m: int) -> list:
         return [loss.init(m) for loss in losses]
@@ -167,6 +176,9 @@ def loss_of(drop: Drop, num_workers: int | None) -> Loss | None:
 
     A traced probability cannot be checked and counts as one that can lose. Where the number of workers is not
     known yet, nothing is compared with it.
+
+    >>> loss_of(0.0, 8) is None
+    True
 
     Raises:
       ValueError: where `drop` is none, or is about workers that there are not.

@@ -85,6 +85,8 @@ def pause(
             raise ValueError(
                 f"the method's state is a {type(state).__name__}, expected a named tuple with a mix"
             )
+        if graph is not None:
+            with_models(state, params)  # or it is told now that it cannot be
         return state
 
     def down_at(t: Array) -> Array:

@@ -5,7 +5,6 @@ lose messages, `drop` is the probability with which each message is lost, indepe
 another way to lose them, from `relaysim.faults`.
 """
 
-from relaysim.mixing import robust
 from relaysim.mixing.deal import deal
 from relaysim.mixing.gossip import gossip, push
 from relaysim.mixing.keep import keep_local
@@ -25,6 +24,5 @@ __all__ = [
     "push",
     "random_matching",
     "relay_sum",
-    "robust",
     "time_varying",
 ]

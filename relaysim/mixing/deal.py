@@ -18,6 +18,10 @@ def deal(mixers: Sequence[Mixer]) -> Mixer:
     Elements are counted through the leaves of a worker's model one after the other. Not for `push_sum`, whose
     scalar weight would travel with one of the mixers only.
 
+    >>> import relaysim as rs
+    >>> deal([rs.gossip(rs.topology.ring(4)), rs.gossip(rs.topology.star(4))]).sent().tolist()
+    [2.5, 1.5, 1.5, 1.5]
+
     Raises:
       ValueError: where there is no mixer, or they differ in their number of workers.
     """

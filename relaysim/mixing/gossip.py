@@ -30,6 +30,10 @@ def gossip(
 ) -> Mixer:
     """Gossip averaging: x_i ← Σ_j W_ij x_j over the neighbours j and the worker itself.
 
+    >>> import relaysim as rs
+    >>> gossip(rs.topology.ring(8), lazy=True)
+    Mixer('gossip on ring (lazy)', 8 workers)
+
     Args:
       topology: any connected graph (of networkx, too), or a list of several, to which the parameters are then
         dealt out evenly.
@@ -66,6 +70,10 @@ def push(topology: Topology, *, drop: Drop = 0.0, mesh: Mesh | None = None) -> M
 
     The columns of this matrix sum to one, its rows do not: on a directed graph it keeps the sum over workers
     but tilts the average. `push_sum` corrects for that.
+
+    >>> import relaysim as rs
+    >>> push(rs.topology.exponential(8)).sent().tolist()
+    [3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0]
 
     Args:
       topology: a directed (strongly connected) or undirected graph.

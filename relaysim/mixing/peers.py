@@ -25,6 +25,9 @@ def one_peer_exponential(
     Round k averages x_i ← ½ (x_i + x_{(i − 2^(k mod D)) mod n}) with D = ⌊log₂(n − 1)⌋ + 1; k goes
     on counting from step to step. For n a power of two, D rounds make the exact average.
 
+    >>> [call[0].senders[:2].tolist() for call in one_peer_exponential(8).messages()]  # to workers 0 and 1
+    [[7, 0], [6, 7], [4, 5]]
+
     Args:
       num_workers: n.
       rounds: averaging rounds in each call.

@@ -57,13 +57,20 @@ def relay_sum(
     count of the contributions in them; (n − count) are missing, at the start or where messages were lost.
     Messages of models in half precision (bfloat16) are as short, and sums are taken in float32.
 
+    >>> import relaysim as rs
+    >>> mixer = relay_sum(rs.topology.chain(3))
+    >>> start, x = jnp.zeros((3, 1)), jnp.array([[3.0], [0.0], [0.0]])
+    >>> state, once = mixer.mix(jax.random.key(0), 0, mixer.init(start), x)
+    >>> state, twice = mixer.mix(jax.random.key(0), 1, state, x)
+    >>> once.ravel().tolist(), twice.ravel().tolist()
+    ([1.0, 1.0, 0.0], [1.0, 1.0, 1.0])
+
     A tree can change during a run: around workers that come and go (`churn`), or as told (`starts`). What
     came in last over links that stay is kept, also where these now lead downwards instead of up; new ones
     have brought nothing yet. Counts tell what is missing, or for the moment there twice. As many calls after
     the last change as the new tree is long, all is as if it had always been so. RelaySGD/Grad is not for
     that: each of its updates is under way once only.
 
-    >>> import relaysim as rs
     >>> churn = rs.faults.Churn.random(jax.random.key(0), 16, 1000, present=90, absent=10)
     >>> mixer = relay_sum(rs.topology.binary_tree(16), churn=churn, fill="last")
 
@@ -81,7 +88,8 @@ def relay_sum(
       churn: who is there when. Children of those that are away are adopted by their grandparents. Instead of
         a tree this may be any graph: a spanning tree of those that are there is then kept as far as it can
         be. Where their graph falls apart a warning says when; the parts go on by themselves, as does each
-        worker that is away. `messages` repeat from the last change on.
+        worker that is away. `messages` are those of the steps up to the last change; what is counted and
+        dated beyond starts with them anew.
       starts: the steps, ascending from 0, from which on each of the trees (or graphs, which then have
         spanning trees) is used, instead of all at the same time.
 

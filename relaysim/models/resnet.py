@@ -103,12 +103,20 @@ class ResNet(nn.Module):
 
 
 def resnet20(num_classes: int = 10) -> ResNet:
-    """ResNet-20, for images of about 32 × 32 pixels."""
+    """ResNet-20, for images of about 32 × 32 pixels.
+
+    >>> resnet20().channels
+    (16, 32, 64)
+    """
     return ResNet(num_classes, blocks=(3, 3, 3), channels=(16, 32, 64), wide_stem=False)
 
 
 def resnet18(num_classes: int = 1000) -> ResNet:
-    """ResNet-18, for images of about 224 × 224 pixels."""
+    """ResNet-18, for images of about 224 × 224 pixels.
+
+    >>> resnet18().num_classes
+    1000
+    """
     return ResNet(num_classes, blocks=(2, 2, 2, 2), channels=(64, 128, 256, 512), wide_stem=True)
 
 

@@ -10,6 +10,9 @@ from matplotlib.ticker import MaxNLocator
 def partition(counts: np.ndarray, *, ax: Axes | None = None) -> Axes:
     """Who holds which labels: a disc for each worker and class, its area the number of samples.
 
+    >>> partition(np.array([[5, 0], [1, 4]])).get_ylabel()
+    'class'
+
     Args:
       counts: (n, classes), from `rs.tasks.partition.label_counts(shares, labels)`.
       ax: where to draw; new axes by default.
@@ -29,6 +32,9 @@ def partition(counts: np.ndarray, *, ax: Axes | None = None) -> Axes:
 
 def class_accuracy(values: np.ndarray, *, ax: Axes | None = None) -> Axes:
     """Who forgot which class: each worker's accuracy on each class as a colour, blank where it is NaN.
+
+    >>> class_accuracy(np.array([[0.9, 0.1], [0.2, 0.8]])).get_xlabel()
+    'worker'
 
     Args:
       values: (n, classes), from 0 to 1, from `task.class_accuracy(params)`.

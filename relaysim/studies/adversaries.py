@@ -11,10 +11,10 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from relaysim import attack
+from relaysim import attack, robust
 from relaysim.algorithms import dpsgd
 from relaysim.metrics import of_workers
-from relaysim.mixing import gossip, relay_sum, robust
+from relaysim.mixing import gossip, relay_sum
 from relaysim.simulate import simulate
 from relaysim.tasks import random_quadratics
 from relaysim.topology import chain, fully_connected, ring, star

@@ -263,19 +263,19 @@ def _at(build: Build, period: int) -> Callable[[Logistic, Any], Algorithm]:
 
 
 def table(found: Comparison) -> pd.DataFrame:
-    """A row a method: ‖∇F‖ at the end, mean ± deviation over seeds, and first μ, for each n; best first."""
-    s = found.summary.assign(
-        told=lambda s: [f"{m:.4f} ± {d:.4f}" for m, d in zip(s["mean"], s.deviation, strict=True)]
-    )
-    wide = s.pivot(index="method", columns="task", values=["told", "learning_rate", "mean"])
-    tasks = list(dict.fromkeys(s.task))
-    order = wide["mean"][tasks[-1]].astype(float).sort_values().index
+    """A row a method, the best first, and for each n: ‖∇F‖ at the workers' own models after the last step,
+    mean ± deviation over the seeds; at the mean model; and the first μ."""
+    cells = found.table.groupby(["method", "task"], sort=False)
+    own, at_mean = cells.gradient_norm, cells.at_mean.mean()
     columns = {
-        (task, name): wide[key][task]
-        for task in tasks
-        for name, key in (("‖∇F‖", "told"), ("μ", "learning_rate"))
+        "own": [f"{m:.4f} ± {d:.4f}" for m, d in zip(own.mean(), own.std(ddof=0), strict=True)],
+        "mean model": at_mean.map("{:.4f}".format),
+        "μ": cells.learning_rate.first(),
     }
-    return pd.DataFrame(columns).loc[order]
+    wide = pd.DataFrame(columns, index=at_mean.index).unstack("task").swaplevel(axis=1)
+    tasks = list(dict.fromkeys(found.table.task))
+    wide = wide[[(task, name) for task in tasks for name in columns]]
+    return wide.loc[own.mean().unstack("task")[tasks[-1]].sort_values().index]
 
 
 def picture(found: Comparison) -> Figure:

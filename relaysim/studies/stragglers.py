@@ -33,24 +33,30 @@ MIXERS: dict[str, Callable[[int], Mixer]] = {
 MAP: dict[str, Any] = {"origin": "lower", "aspect": "auto", "cmap": "magma", "interpolation": "nearest"}
 SLOW, LONGER = 5, 5.0
 """The slow step, and how many seconds it takes longer."""
-TIMES = {"every step takes 1 s": 0.0, "steps take 1 s on average (lognormal, σ = 0.5)": 0.5}
+TIMES = {"every step takes 1 s": (0.0, 1), "lognormal, 1 s on average, σ = 0.5": (0.5, 100)}
+"""σ, and how many draws the mean is taken over."""
 
 
 def run(smoke: bool = False, progress: bool = True) -> pd.DataFrame:
     """A row a worker and step, columns times, graph, worker, step, and in seconds waited, how long it waited
     in this step, and delay, how much later it was done than without the slow step."""
     n, T = (16, 20) if smoke else (64, 45)
+    step, worker = np.repeat(np.arange(T), n), np.tile(np.arange(n), T)
     tables = []
-    for times, sigma in tqdm(TIMES.items(), disable=not progress):
-        compute = Network(lognormal(1.0, sigma)).compute_times(jax.random.key(0), np.arange(T), n)
-        slow = compute.copy()
-        slow[SLOW, n // 2] += LONGER
+    for times, (sigma, draws) in tqdm(TIMES.items(), disable=not progress):
+        network, draws = Network(lognormal(1.0, sigma)), min(draws, 2) if smoke else draws
+        keys = jax.random.split(jax.random.key(0), draws)
+        computes = [network.compute_times(key, np.arange(T), n) for key in keys]
+        slow = [
+            compute + LONGER * ((step == SLOW) & (worker == n // 2)).reshape(T, n) for compute in computes
+        ]
         for graph, mixer in MIXERS.items():
-            done, undisturbed = (_done(mixer(n), table) for table in (slow, compute))
-            waited = np.diff(done, axis=0, prepend=0) - slow
-            rows = {"step": np.repeat(np.arange(T), n), "worker": np.tile(np.arange(n), T)}
-            numbers = {"waited": waited.ravel(), "delay": (done - undisturbed).ravel()}
-            tables.append(pd.DataFrame({"times": times, "graph": graph, **rows, **numbers}))
+            made = mixer(n)
+            done, undisturbed = (np.stack([_done(made, one) for one in all]) for all in (slow, computes))
+            waited = (np.diff(done, axis=1, prepend=0) - slow).mean(0).ravel()
+            delay = (done - undisturbed).mean(0).ravel()
+            rows = {"step": step, "worker": worker, "waited": waited, "delay": delay}
+            tables.append(pd.DataFrame({"times": times, "graph": graph, **rows}))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -62,32 +68,26 @@ def _done(mixer: Mixer, compute: np.ndarray) -> np.ndarray:
 
 
 def picture(table: pd.DataFrame) -> Figure:
-    """Heat maps, worker × step: how long each waits where all steps take equally long, and how late it is
-    where they do not."""
+    """Heat maps, worker × step: how long each waits where all steps take equally long, and how late it is on
+    average where they do not."""
     shown = dict(zip(TIMES, ("waited", "delay"), strict=True))
-    labels = {"waited": "seconds of waiting", "delay": "seconds later than without"}
+    labels = {"waited": "seconds of waiting", "delay": "seconds later than without, mean"}
     figure, axes = plt.subplots(
         len(TIMES), len(MIXERS), figsize=(11, 6.5), sharex=True, sharey=True, layout="constrained"
     )
     for ax, graph in zip(axes[0], MIXERS, strict=True):
         ax.set_title(graph)
     for row, (times, column) in zip(axes, shown.items(), strict=True):
+        top = LONGER if column == "waited" else 3.0
         for ax, graph in zip(row, MIXERS, strict=True):
             part = table[(table.times == times) & (table.graph == graph)]
             values = part.pivot(index="worker", columns="step", values=column).to_numpy()
-            image = ax.imshow(
-                values,
-                vmin=0,
-                vmax=LONGER,
-                origin="lower",
-                aspect="auto",
-                cmap="magma",
-                interpolation="nearest",
-            )
-            ax.set_title(graph if row is axes[0] else "")
+            image = ax.imshow(values, vmin=0, vmax=top, **MAP)
             sns.despine(ax=ax, left=True, bottom=True)
         row[0].set_ylabel(f"{times}\n\nworker", fontsize=8)
-        figure.colorbar(image, ax=list(row), label=labels[column])
+        figure.colorbar(
+            image, ax=list(row), label=labels[column], extend="neither" if top == LONGER else "max"
+        )
     for ax in axes[-1]:
         ax.set_xlabel("step")
     return figure

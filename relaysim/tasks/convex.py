@@ -55,7 +55,8 @@ def logistic_regression(
 
     Returns:
       A task whose `measure` has suboptimality, worker_suboptimality and squared_gradient_norm, and the share
-      that is right of a test part: accuracy. In float32 it cannot tell differences below some 1e-7.
+      that is right of a test part: accuracy. All in float32, which cannot tell differences below some 1e-7,
+      or in float64 where jax is told so (`jax_enable_x64`).
 
     Raises:
       ValueError: for anything that does not fit together, or where no optimum is found.
@@ -67,7 +68,7 @@ def logistic_regression(
     return with_optimum(
         supervised(
             linear,
-            signs,
+            _in_default_type(signs),
             shares,
             loss=logistic,
             metrics={"accuracy": sign_accuracy},
@@ -100,7 +101,7 @@ def least_squares(
     return with_optimum(
         supervised(
             linear,
-            dataset,
+            _in_default_type(dataset),
             shares,
             loss=squared_error,
             regulariser=regulariser,
@@ -149,6 +150,14 @@ def with_optimum(task: Supervised, *, max_steps: int = 1000) -> Supervised:
             f"{max_steps} steps, from {steep:.2g} at first: expected an objective with a minimum"
         )
     return replace(task, optimum=jnp.asarray(float(found.fun)))
+
+
+def _in_default_type(dataset: Dataset) -> Dataset:
+    """With inputs in jax's floating-point type of the moment."""
+    inputs = {name: getattr(dataset, name) for name in ("train_x", "test_x")}
+    return dataset._replace(
+        **{name: x.astype(jnp.result_type(float)) for name, x in inputs.items() if x is not None}
+    )
 
 
 def _float64(leaf: Array) -> Array:

@@ -111,7 +111,7 @@ def libsvm(train: Path | str, test: Path | str | None = None, *, num_features: i
     ...     written = Path(folder, "a").write_text("+1 1:0.5 3:1\n-1 2:2")
     ...     libsvm(Path(folder, "a")).train_x.toarray()
     array([[0.5, 0. , 1. ],
-           [0. , 2. , 0. ]], dtype=float32)
+           [0. , 2. , 0. ]])
 
     Args:
       train: the file to train on.
@@ -119,7 +119,7 @@ def libsvm(train: Path | str, test: Path | str | None = None, *, num_features: i
       num_features: D, by default that of the largest index in the files.
 
     Returns:
-      Inputs are sparse matrices (CSR, float32), labels those in the files, integers where all are.
+      Inputs are sparse matrices (CSR, float64), labels those in the files, integers where all are.
 
     Raises:
       ValueError: where a file is missing or of another format.
@@ -128,11 +128,11 @@ def libsvm(train: Path | str, test: Path | str | None = None, *, num_features: i
 
     paths = [str(path) for path in (train, test) if path is not None]
     try:
-        parts = load_svmlight_files(paths, n_features=num_features, dtype=np.float32)
+        parts = load_svmlight_files(paths, n_features=num_features)
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{' or '.join(paths)} cannot be read as LIBSVM's format: {error}") from error
     whole = all((y == np.round(y)).all() for y in parts[1::2])
-    parts[1::2] = [y.astype(np.int32 if whole else np.float32) for y in parts[1::2]]
+    parts[1::2] = [y.astype(np.int32 if whole else np.float64) for y in parts[1::2]]
     train_x, train_y, test_x, test_y = [*parts, None, None][:4]
     return Dataset(train_x, train_y, test_x, test_y, name=Path(train).name)
 

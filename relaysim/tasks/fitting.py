@@ -122,7 +122,7 @@ def check_fit(task: Any, x: Any, y: Any) -> Any:
         value = jax.eval_shape(task.regulariser, trained)
         if getattr(value, "shape", None) != ():
             raise ValueError(f"regulariser returned {value}, expected one number")
-    if kept:
+    if task.model.statistics:
         told = jax.eval_shape(lambda p, x: task._outputs(p, task._scaled(x), key), params, x)
         new = told[1] if isinstance(told, tuple) and len(told) == 2 else None
         if jax.tree.map(_kind, new) != jax.tree.map(_kind, kept):

@@ -101,7 +101,7 @@ def sign_accuracy(outputs: Array, y: Array) -> Array:
 
 
 def absolute_error(outputs: Array, y: Array) -> Array:
-    """The mean of |outputs − y| over a sample's numbers: (B, ...) and as many -> (B,).
+    """The mean distance of outputs and y over a sample's numbers: (B, ...) and as many -> (B,).
 
     >>> absolute_error(jnp.array([[1.0], [3.0]]), jnp.array([1.0, 1.0]))
     Array([0., 2.], dtype=float32)

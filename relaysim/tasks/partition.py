@@ -34,6 +34,10 @@ def dirichlet(
     `equal=True` lays them end to end and cuts the whole into n equal parts, as the paper does. (The published
     code first deals a group anew until each of its workers holds half its fair part; here it is dealt once.)
 
+    >>> labels = np.repeat([0, 1], 50)
+    >>> [len(share) for share in dirichlet(jax.random.key(0), labels, 4, alpha=0.1)]
+    [25, 25, 25, 25]
+
     Args:
       key: a jax random key.
       labels: (N,) int.
@@ -81,6 +85,9 @@ def dirichlet(
 def iid(key: Key, num_samples: int, num_workers: int) -> list[np.ndarray]:
     """Shares drawn uniformly at random, of sizes that differ by at most one.
 
+    >>> [len(share) for share in iid(jax.random.key(0), 10, 4)]
+    [3, 3, 2, 2]
+
     Args:
       key: a jax random key.
       num_samples: N.
@@ -100,6 +107,10 @@ def by_label_shards(
 
     With s shards a worker sees about s labels. From McMahan et al. 2017, "Communication-efficient learning
     of deep networks from decentralized data" (there s = 2).
+
+    >>> shares = by_label_shards(jax.random.key(0), np.repeat([0, 1, 2, 3], 5), 2)
+    >>> [len(share) for share in shares]
+    [10, 10]
 
     Args:
       key: a jax random key.
@@ -263,6 +274,8 @@ def like(
 
 def check_shares(shares: Sequence[np.ndarray], num_samples: int) -> None:
     """Check that shares can be trained on.
+
+    >>> check_shares([np.array([0, 2]), np.array([1])], 3)
 
     Args:
       shares: n int arrays of indices.

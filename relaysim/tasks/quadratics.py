@@ -144,6 +144,10 @@ def random_quadratics(
     L = 1. Each worker's optimum lies in its own Gaussian direction from the joint one, all scaled by one
     factor such that (1/n) Σ_i ‖∇f_i(x*)‖² = ζ². The joint optimum x* has the norm r0.
 
+    >>> task = random_quadratics(jax.random.key(0), 4, 3, zeta2=0.5)
+    >>> task, round(float(task.zeta2), 3)
+    (Quadratics(4 workers, 3 variables), 0.5)
+
     Args:
       key: fixes the problems.
       num_workers: n.

@@ -134,7 +134,7 @@ class Supervised:
 
         def loss(p: Any) -> tuple[Array, dict]:
             outputs, new = self._outputs({**p, **kept} if kept else p, x, key), {}
-            if kept:
+            if self.model.statistics:
                 outputs, new = outputs
             losses = self.loss(outputs, y)
             value = losses.mean() if weights is None else losses @ weights.astype(losses.dtype)

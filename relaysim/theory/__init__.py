@@ -6,6 +6,7 @@ from relaysim.theory.graphs import (
     effective_neighbours,
     effective_resistance,
     mixing,
+    relaying,
     resistance,
 )
 from relaysim.theory.methods import eigenvalues, largest_stable, operator, rate
@@ -20,5 +21,6 @@ __all__ = [
     "mixing",
     "operator",
     "rate",
+    "relaying",
     "resistance",
 ]

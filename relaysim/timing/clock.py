@@ -89,7 +89,13 @@ class Traffic:
 
 
 def traffic(method: Algorithm, params: Stacked) -> Traffic:
-    """What a method sends for models, or their shapes."""
+    """What a method sends for models, or their shapes.
+
+    >>> import optax, relaysim as rs
+    >>> method = rs.dpsgd(lambda key, step, x: (x.sum(1), x), rs.gossip(rs.topology.ring(4)), optax.sgd(0.1))
+    >>> traffic(method, np.ones((4, 8), np.float32)).model_bytes
+    32
+    """
     size = sum(math.prod(leaf.shape[1:]) * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
     return Traffic(method.messages(params), method.num_workers, size)
 
@@ -98,6 +104,14 @@ def traffic(method: Algorithm, params: Stacked) -> Traffic:
 def dates(key: Key, network: Network, sends: Traffic, steps: Any) -> tuple[Array, Array]:
     """When each worker is done with steps (R,), ascending numbers of steps taken, and the share of that time
     in which it did not compute: (R, n) each.
+
+    >>> import optax, relaysim as rs
+    >>> method = rs.dpsgd(lambda key, step, x: (x.sum(1), x), rs.gossip(rs.topology.ring(4)), optax.sgd(0.1))
+    >>> sends = traffic(method, np.ones((4, 8)))
+    >>> done, _ = dates(jax.random.key(0), Network(compute=1.0, latency=0.5), sends, np.array([1, 2]))
+    >>> done
+    array([[1.5, 1.5, 1.5, 1.5],
+           [3. , 3. , 3. , 3. ]])
 
     Raises:
       ValueError: where the network is none, or for another number of workers.

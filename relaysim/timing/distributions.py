@@ -57,6 +57,8 @@ class Distribution:
 def constant(value: Any) -> Distribution:
     """The same at every step: a number, or (n,) numbers, one for each worker.
 
+    >>> compute = constant([0.1, 0.1, 0.2])
+
     Raises:
       ValueError: where a number is negative or not finite.
     """
@@ -80,6 +82,8 @@ def lognormal(mean: float | Array, sigma: float | Array) -> Distribution:
 
 def shifted_exponential(shift: float | Array, mean: float | Array) -> Distribution:
     """shift + an exponential number of the given mean, at each step: the mean of both is shift + mean.
+
+    >>> compute = shifted_exponential(0.1, 0.02)
 
     Raises:
       ValueError: where a number is negative.
@@ -108,6 +112,8 @@ def stragglers(share: float | Array, factor: float | Array) -> Distribution:
 
 def of_worker(distribution: Distribution) -> Distribution:
     """The same distribution, drawn once for each worker and then the same at all its steps.
+
+    >>> compute = 0.1 * of_worker(lognormal(1.0, 0.6))
 
     Raises:
       ValueError: where it is no distribution.

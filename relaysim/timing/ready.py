@@ -24,6 +24,9 @@ def datacenter(compute: Any = 0.1) -> Network:
 
     Latency: the median within 19 regions of AWS, a round trip of 0.108 ms (`round_trips("aws")`). Bandwidth:
     the Ethernet of Assran et al. 2019, "Stochastic gradient push", whose InfiniBand has 100 Gbit/s.
+
+    >>> datacenter(compute=0.2).upload
+    1250000000.0
     """
     return Network(compute=compute, latency=0.05e-3, upload=10 * GBIT, download=10 * GBIT)
 
@@ -33,6 +36,9 @@ def lan(compute: Any = 0.1) -> Network:
 
     Latency: a round trip of 0.5 ms, as in Dean 2009, "Designs, lessons and advice from building large
     distributed systems". Bandwidth: that of common Ethernet.
+
+    >>> lan(compute=0.2).upload
+    125000000.0
     """
     return Network(compute=compute, latency=0.25e-3, upload=GBIT, download=GBIT)
 
@@ -42,6 +48,9 @@ def wan(compute: Any = 0.1) -> Network:
 
     Latency: mean and deviation of the logarithm between 20 regions of GCP (`round_trips("gcp")`: a mean round
     trip of 157 ms). Bandwidth: a choice of ours, at the lower end of 0.1 to 2 Gbit/s.
+
+    >>> wan(compute=0.2).upload
+    12500000.0
     """
     return Network(compute=compute, latency=lognormal(0.078, 0.9), upload=0.1 * GBIT, download=0.1 * GBIT)
 
@@ -51,6 +60,9 @@ def home(compute: Any = 0.1) -> Network:
 
     Bandwidth: what the FCC calls broadband since 2024. Latency: a choice of ours, two access lines of 10 ms
     one way, in the range of its reports "Measuring Broadband America".
+
+    >>> home(compute=0.2).upload
+    2500000.0
     """
     return Network(compute=compute, latency=lognormal(0.02, 0.5), upload=0.02 * GBIT, download=0.1 * GBIT)
 

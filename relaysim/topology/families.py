@@ -11,12 +11,20 @@ from relaysim.topology.trees import breadth_first, spanning_tree
 
 
 def chain(num_workers: int) -> Topology:
-    """The path 0 - 1 - ... - (n-1)."""
+    """The path 0 - 1 - ... - (n-1).
+
+    >>> chain(4).edges.tolist()
+    [[0, 1], [1, 2], [2, 3]]
+    """
     return _tree(_workers(num_workers)[1:] - 1, "chain")
 
 
 def star(num_workers: int) -> Topology:
-    """Worker 0 in the centre, joined to all others."""
+    """Worker 0 in the centre, joined to all others.
+
+    >>> star(4).edges.tolist()
+    [[0, 1], [0, 2], [0, 3]]
+    """
     return _tree(_workers(num_workers)[1:] * 0, "star")
 
 
@@ -30,7 +38,11 @@ def binary_tree(num_workers: int) -> Topology:
 
 
 def max_degree_tree(num_workers: int, degree: int) -> Topology:
-    """The lowest tree where nobody has more than `degree` >= 2 neighbours, filled breadth-first from 0."""
+    """The lowest tree where nobody has more than `degree` >= 2 neighbours, filled breadth-first from 0.
+
+    >>> max_degree_tree(6, 3).degrees.tolist()
+    [3, 3, 1, 1, 1, 1]
+    """
     i, degree = _workers(num_workers), check_count("degree", degree, 2)
     parent = np.maximum((i[1:] - 2) // min(degree - 1, len(i)), 0)
     return _tree(parent, f"max_degree_{degree}_tree")
@@ -41,6 +53,10 @@ def double_binary_trees(num_workers: int) -> tuple[Topology, Topology]:
 
     The second is the first with worker i renamed to n-1-i: the inner nodes of a heap lie below n/2, so they
     become leaves. Nobody has more than 4 neighbours in the two trees together; no pair does better for n > 4.
+    >>> one, other = double_binary_trees(6)
+    >>> (one.degrees + other.degrees).tolist()
+    [2, 4, 4, 4, 4, 2]
+
     Source: Sanders, Speck and Träff, "Two-tree algorithms for full bandwidth broadcast, reduction and scan",
     Parallel Computing 35 (2009).
     """
@@ -79,7 +95,11 @@ def random_tree(num_workers: int, seed: int) -> Topology:
     """A tree drawn uniformly from all n^(n-2) labelled trees.
 
     Worker i joins min(U_i, i - 1), U_i uniform on 0..n-1; then the labels are shuffled. Source: Aldous,
-    "The random walk construction of uniform spanning trees", SIAM J. Discrete Math. 3 (1990), algorithm 2."""
+    "The random walk construction of uniform spanning trees", SIAM J. Discrete Math. 3 (1990), algorithm 2.
+
+    >>> random_tree(9, seed=0).is_tree
+    True
+    """
     i, rng = _workers(num_workers), _generator(seed)
     n, child = len(i), i[1:]
     parent = np.minimum(rng.integers(n, size=n - 1), child - 1)
@@ -89,7 +109,11 @@ def random_tree(num_workers: int, seed: int) -> Topology:
 
 def random_recursive_tree(num_workers: int, seed: int) -> Topology:
     """Each newcomer hangs on one of those before it, all as likely: a low tree with busy first workers. They
-    are then numbered breadth-first, so that neighbours lie near each other in memory."""
+    are then numbered breadth-first, so that neighbours lie near each other in memory.
+
+    >>> random_recursive_tree(9, seed=0).is_tree
+    True
+    """
     i, rng = _workers(num_workers), _generator(seed)
     grown = _tree(rng.integers(0, i[1:]), "random_recursive_tree")
     order, parent = breadth_first("tree", grown, 0)
@@ -97,27 +121,43 @@ def random_recursive_tree(num_workers: int, seed: int) -> Topology:
 
 
 def ring(num_workers: int) -> Topology:
-    """The cycle 0 - 1 - ... - (n-1) - 0."""
+    """The cycle 0 - 1 - ... - (n-1) - 0.
+
+    >>> ring(4).edges.tolist()
+    [[0, 1], [0, 3], [1, 2], [2, 3]]
+    """
     i = _workers(num_workers)
     return both_ways(len(i), i, np.roll(i, 1), "ring")
 
 
 def grid(rows: int, cols: int) -> Topology:
-    """A lattice; the worker in row r and column c has the number r * cols + c."""
+    """A lattice; the worker in row r and column c has the number r * cols + c.
+
+    >>> grid(2, 3).edges.tolist()
+    [[0, 1], [0, 3], [1, 2], [1, 4], [2, 5], [3, 4], [4, 5]]
+    """
     i = _lattice(rows, cols)
     a, b = np.append(i[1:], i[:, 1:]), np.append(i[:-1], i[:, :-1])
     return both_ways(i.size, a, b, "grid")
 
 
 def torus(rows: int, cols: int) -> Topology:
-    """A lattice numbered like `grid`, with its opposite borders joined."""
+    """A lattice numbered like `grid`, with its opposite borders joined.
+
+    >>> torus(3, 4).degrees.tolist()
+    [4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4]
+    """
     i = _lattice(rows, cols)
     a, b = np.append(i, i), np.append(np.roll(i, 1, axis=0), np.roll(i, 1, axis=1))
     return both_ways(i.size, a, b, "torus")
 
 
 def hypercube(num_workers: int) -> Topology:
-    """Workers are joined whose numbers differ in one bit; n must be a power of two."""
+    """Workers are joined whose numbers differ in one bit; n must be a power of two.
+
+    >>> hypercube(4).edges.tolist()
+    [[0, 1], [0, 2], [1, 3], [2, 3]]
+    """
     n = check_num_workers(num_workers)
     if n & (n - 1):
         raise ValueError(f"num_workers must be a power of two in a hypercube, got {n}")
@@ -126,7 +166,11 @@ def hypercube(num_workers: int) -> Topology:
 
 
 def fully_connected(num_workers: int) -> Topology:
-    """Everybody talks to everybody."""
+    """Everybody talks to everybody.
+
+    >>> fully_connected(5).num_edges
+    10
+    """
     n = check_num_workers(num_workers)
     i = _workers(n, n - 1)
     return one_way(n, np.tile(i, n), np.repeat(i, n), "fully_connected")
@@ -152,6 +196,9 @@ def barbell(num_workers: int) -> Topology:
 def exponential(num_workers: int) -> Topology:
     """The static exponential graph, directed: i sends to (i + 2^k) mod n for k = 0..floor(log2(n-1)).
 
+    >>> exponential(5).edges[:3].tolist()  # worker 0 hears from 1, 3 and 4
+    [[1, 0], [3, 0], [4, 0]]
+
     Source: Assran et al., "Stochastic Gradient Push for Distributed Deep Learning", ICML 2019.
     """
     n = check_num_workers(num_workers)
@@ -163,7 +210,11 @@ def random_regular(num_workers: int, degree: int, seed: int) -> Topology:
     """A connected random graph where everybody has `degree` neighbours; n * degree must be even.
 
     The ends of edges are paired at random, loops and double edges anew, with other edges where that fails
-    (after Steger and Wormald 1999). Raises: ValueError if there is none, or 100 draws were disconnected."""
+    (after Steger and Wormald 1999). Raises: ValueError if there is none, or 100 draws were disconnected.
+
+    >>> random_regular(6, degree=3, seed=0).degrees.tolist()
+    [3, 3, 3, 3, 3, 3]
+    """
     n = check_num_workers(num_workers)
     degree = check_count("degree", degree, 0, n - 1)
     if n * degree % 2:
@@ -187,7 +238,11 @@ def random_regular(num_workers: int, degree: int, seed: int) -> Topology:
 def erdos_renyi(num_workers: int, p: float, seed: int) -> Topology:
     """A random graph where every pair is an edge with probability p, given that it is connected.
 
-    Raises: ValueError if p is none, or so small that 100 draws in a row were disconnected."""
+    >>> erdos_renyi(9, p=0.5, seed=0).is_connected
+    True
+
+    Raises: ValueError if p is none, or so small that 100 draws in a row were disconnected.
+    """
     n, p = check_num_workers(num_workers), check_number("p", p, 0, 1)
     num_pairs = n * (n - 1) // 2
 
@@ -204,8 +259,12 @@ def erdos_renyi(num_workers: int, p: float, seed: int) -> Topology:
 def geometric(num_workers: int, radius: float, seed: int) -> Topology:
     """Workers at random in the unit square, neighbours if at most `radius` apart, given that it is connected.
 
+    >>> geometric(9, radius=0.6, seed=0).is_connected
+    True
+
     Source: Gilbert, "Random plane networks", Journal of SIAM 9 (1961).
-    Raises: ValueError if the radius is so small that 100 draws in a row were disconnected."""
+    Raises: ValueError if the radius is so small that 100 draws in a row were disconnected.
+    """
     from scipy.spatial import KDTree  # slow to import, and needed here alone
 
     n, radius = check_num_workers(num_workers), check_number("radius", radius, 0)
@@ -223,8 +282,12 @@ def small_world(num_workers: int, degree: int, rewire: float, seed: int) -> Topo
     """A ring where everybody knows the `degree` nearest, one end of each edge moved anywhere with probability
     `rewire`, given that it is connected. The degree, of at least 2, must be even.
 
+    >>> small_world(9, degree=4, rewire=0.1, seed=0).num_edges
+    18
+
     Source: Watts and Strogatz, "Collective dynamics of 'small-world' networks", Nature 393 (1998).
-    Raises: ValueError if 100 draws in a row were disconnected."""
+    Raises: ValueError if 100 draws in a row were disconnected.
+    """
     n, rewire = check_num_workers(num_workers), check_number("rewire", rewire, 0, 1)
     degree = check_count("degree", degree, 2, n - 1)
     if degree % 2:
@@ -239,13 +302,21 @@ def small_world(num_workers: int, degree: int, rewire: float, seed: int) -> Topo
 
 
 def social_network() -> Topology:
-    """18 women of a Southern town and the 14 events where they met (Davis et al. 1941), 32 workers."""
+    """18 women of a Southern town and the 14 events where they met (Davis et al. 1941), 32 workers.
+
+    >>> social_network()
+    Topology('social_network', 32 workers, 89 edges)
+    """
     graph = nx.convert_node_labels_to_integers(nx.davis_southern_women_graph())
     return from_edges(32, list(graph.edges()), name="social_network")
 
 
 def social_tree(root: int = 0) -> Topology:
-    """The breadth-first spanning tree of the social network."""
+    """The breadth-first spanning tree of the social network.
+
+    >>> social_tree().is_tree
+    True
+    """
     return spanning_tree(social_network(), root)
 
 

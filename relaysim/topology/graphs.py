@@ -143,6 +143,9 @@ def from_networkx(graph: Any) -> Topology:
     """A networkx graph (a DiGraph becomes directed), its weights and parallel edges dropped.
 
     Nodes that are the integers 0..n-1 keep their numbers; others are numbered in the graph's order.
+
+    >>> from_networkx(nx.path_graph(3)).edges.tolist()
+    [[0, 1], [1, 2]]
     """
     if not isinstance(graph, nx.Graph):
         raise ValueError(f"graph is {shown(graph)}, expected a networkx graph")
@@ -154,7 +157,11 @@ def from_networkx(graph: Any) -> Topology:
 
 
 def to_networkx(topology: Topology) -> Any:
-    """The same graph as a networkx Graph or DiGraph on the nodes 0..n-1."""
+    """The same graph as a networkx Graph or DiGraph on the nodes 0..n-1.
+
+    >>> to_networkx(from_edges(3, [(0, 1), (1, 2)])).number_of_edges()
+    2
+    """
     topology = as_topology("topology", topology)
     graph: Any = nx.DiGraph(name=topology.name) if topology.directed else nx.Graph(name=topology.name)
     graph.add_nodes_from(range(topology.num_workers))

@@ -38,6 +38,10 @@ def spanning_forest(graph: Topology, present: np.ndarray, before: np.ndarray | N
 
     It keeps what is left of the trees before; without any it goes breadth-first.
 
+    >>> import relaysim as rs
+    >>> spanning_forest(rs.topology.ring(4), np.array([True, True, False, True])).tolist()
+    [0, 0, 2, 0]
+
     Args:
       graph: undirected, of n workers.
       present: (n,) bool, who is there.
@@ -67,6 +71,10 @@ def forests(graphs: Sequence[Topology], present: np.ndarray) -> np.ndarray:
 
     Where somebody is away from a tree, children are adopted by their grandparents, as in `adopted`; in other
     graphs there is a `spanning_forest`, which is kept as far as it can be.
+
+    >>> import relaysim as rs
+    >>> forests([rs.topology.chain(3)] * 2, np.array([[True, True, True], [True, False, True]])).tolist()
+    [[0, 0, 1], [0, 1, 0]]
 
     Args:
       graphs: E of them, undirected and connected.

@@ -79,7 +79,11 @@ def equidynamic(
 def equidynamic_phases(
     num_workers: int, shifts: np.ndarray, starts: np.ndarray | None = None, *, eta: float = 0.5
 ) -> list[csr_array]:
-    """`equidynamic` at shifts (T,) of one's own; undirected where there are workers (T,) to start from."""
+    """`equidynamic` at shifts (T,) of one's own; undirected where there are workers (T,) to start from.
+
+    >>> len(equidynamic_phases(5, np.array([1, 2])))
+    2
+    """
     n = check_count("num_workers", num_workers, 2)
     check_number("eta", eta, 0, 1, "(]")
     shifts = as_array("shifts", shifts)

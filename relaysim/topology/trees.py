@@ -27,6 +27,9 @@ _FROM_0: WeakKeyDictionary[Topology, RootedTree] = WeakKeyDictionary()
 def rooted(tree: Topology, root: int = 0) -> RootedTree:
     """Hang up a tree by its worker `root`. Hung up by worker 0 it is kept as long as the tree is.
 
+    >>> rooted(from_edges(4, [(0, 1), (1, 2), (1, 3)])).parent.tolist()
+    [0, 0, 1, 1]
+
     Raises: ValueError if the topology is directed, disconnected or has a cycle.
     """
     tree = as_topology("tree", tree)
@@ -52,7 +55,11 @@ def spanning_tree(topology: Topology, root: int = 0) -> Topology:
 def distances(topology: Topology) -> np.ndarray:
     """Hops from i to j at [i, j], (n, n) int32, for graphs of up to some thousand workers.
 
-    Raises: ValueError if some worker cannot be reached from another."""
+    >>> distances(from_edges(3, [(0, 1), (1, 2)])).tolist()
+    [[0, 1, 2], [1, 0, 1], [2, 1, 0]]
+
+    Raises: ValueError if some worker cannot be reached from another.
+    """
     topology = as_topology("topology", topology)
     hops = csgraph.shortest_path(topology.adjacency().T.tocsr(), method="D", unweighted=True)
     if np.isinf(hops).any():
@@ -62,7 +69,11 @@ def distances(topology: Topology) -> np.ndarray:
 
 
 def diameter(topology: Topology) -> int:
-    """The largest distance between two workers; for a tree of any size, by two searches."""
+    """The largest distance between two workers; for a tree of any size, by two searches.
+
+    >>> diameter(from_edges(4, [(0, 1), (1, 2), (2, 3)]))
+    3
+    """
     topology = as_topology("topology", topology)
     if not topology.is_tree:
         return int(distances(topology).max())
@@ -105,6 +116,9 @@ def depth_first(tree: Topology) -> np.ndarray:
 
 def renumber(topology: Topology, order: np.ndarray) -> Topology:
     """The same graph where worker i is the one that was `order[i]`; stacked arrays go along by `x[order]`.
+
+    >>> renumber(from_edges(3, [(0, 1), (1, 2)]), [1, 0, 2]).edges.tolist()
+    [[0, 1], [0, 2]]
 
     Raises:
       ValueError: where `order` is no permutation of the workers.

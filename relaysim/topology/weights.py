@@ -12,6 +12,12 @@ from relaysim.topology.graphs import Topology, as_array, as_topology
 def metropolis_weights(topology: Topology) -> csr_array:
     """Metropolis-Hastings weights: 1 / (1 + max(deg_i, deg_j)) for neighbours, the rest for oneself.
 
+    >>> import relaysim as rs
+    >>> metropolis_weights(rs.topology.chain(3)).toarray().round(2)
+    array([[0.67, 0.33, 0.  ],
+           [0.33, 0.33, 0.33],
+           [0.  , 0.33, 0.67]])
+
     Args:
       topology: undirected, or directed with in-degrees that make the weights doubly stochastic
         (`exponential`).
@@ -32,6 +38,10 @@ def metropolis_weights(topology: Topology) -> csr_array:
 
 def check_weights(weights: Any, topology: Topology) -> csr_array:
     """Check weights of one's own: finite, doubly stochastic to 1e-6, and zero where there is no edge.
+
+    >>> import relaysim as rs
+    >>> check_weights([[0.5, 0.5], [0.5, 0.5]], rs.topology.chain(2)).nnz
+    4
 
     Args:
       weights: (n, n), a dense array or a scipy sparse one. Entries may be negative.
@@ -58,7 +68,11 @@ def check_stochastic(
 ) -> csr_array:
     """Weights of one's own without a graph, (n, n) float64, whose columns, and rows if asked, sum to 1.
 
-    Raises: ValueError for all else, which calls them `name`."""
+    >>> check_stochastic("weights", [[0.5, 0.5], [0.5, 0.5]]).shape
+    (2, 2)
+
+    Raises: ValueError for all else, which calls them `name`.
+    """
     try:
         w = _square(weights)
         if num_workers is not None and w.shape[0] != num_workers:
@@ -74,7 +88,12 @@ def check_stochastic(
 def spectral_gap(weights: Any) -> float:
     """1 - |λ_2|, λ_2 being the eigenvalue of second largest magnitude: how fast gossip reaches consensus.
 
-    The weights are (n, n), dense or sparse, with rows that sum to 1; iterative beyond n = 500."""
+    The weights are (n, n), dense or sparse, with rows that sum to 1; iterative beyond n = 500.
+
+    >>> import relaysim as rs
+    >>> round(spectral_gap(metropolis_weights(rs.topology.ring(16))), 4)
+    0.0507
+    """
     w = _square(weights)
     _check_sums(w, "row")
     n, symmetric = w.shape[0], abs(w - w.T).max() < 1e-12

@@ -17,7 +17,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from relaysim import training
+from relaysim import catalogue, training
 from relaysim.compare import Comparison, Search, compare, search
 from relaysim.tasks import Dataset
 from relaysim.training import Settings
@@ -124,7 +124,7 @@ def small(
 
     The warm-up is the paper's 5 epochs, but a twelfth of the run at most.
     """
-    model = model or ("transformer" if dataset == "topics" else "small-cnn")
+    model = model or ("transformer" if dataset in catalogue.TEXTS else "small-cnn")
     return Settings(
         dataset, folder, model=model, workers=workers, epochs=epochs, weight_decay=1e-4,
         warmup=min(5, epochs / 12), milestones=(0.75, 0.9),

@@ -70,6 +70,9 @@ def clipped_gossip(
 def trimmed_mean(topology: Topology, *, attackers: int) -> Mixer:
     """In each coordinate the mean of the own number and the neighbours' but their b largest and smallest.
 
+    >>> import relaysim as rs
+    >>> mixer = trimmed_mean(rs.topology.fully_connected(5), attackers=1)
+
     Source: Yang, Gang and Bajwa, "BRIDGE: Byzantine-resilient decentralized gradient descent", 2022 (T).
 
     Args:
@@ -96,6 +99,12 @@ def trimmed_mean(topology: Topology, *, attackers: int) -> Mixer:
 def median(topology: Topology) -> Mixer:
     """The median of the neighbours' numbers and the own one, in each coordinate.
 
+    >>> import relaysim as rs
+    >>> x = jnp.array([[0.0], [1.0], [100.0]])
+    >>> mixer = median(rs.topology.fully_connected(3))
+    >>> mixer.mix(jax.random.key(0), 0, mixer.init(x), x)[1].ravel().tolist()
+    [1.0, 1.0, 1.0]
+
     Source: Yang, Gang and Bajwa, "BRIDGE: Byzantine-resilient decentralized gradient descent", 2022 (M).
     """
     near = _Neighbours(topology)
@@ -112,6 +121,9 @@ def median(topology: Topology) -> Mixer:
 def krum(topology: Topology, *, attackers: int) -> Mixer:
     """Of the m models of its neighbours and itself each worker takes the one with the smallest sum of squared
     distances to the m − b − 2 that are nearest to it.
+
+    >>> import relaysim as rs
+    >>> mixer = krum(rs.topology.fully_connected(5), attackers=1)
 
     Source: Blanchard et al., "Machine learning with adversaries: Byzantine tolerant gradient descent",
     NeurIPS 2017; Yang, Gang and Bajwa 2022 (BRIDGE-K).
@@ -143,6 +155,9 @@ def krum(topology: Topology, *, attackers: int) -> Mixer:
 def geometric_median(topology: Topology, *, iterations: int = 8, smoothing: float = 1e-6) -> Mixer:
     """The point of the smallest sum of distances to the neighbours' models and the own one, by Weiszfeld's
     iteration from the own model on.
+
+    >>> import relaysim as rs
+    >>> mixer = geometric_median(rs.topology.ring(5))
 
     Source: Pillutla, Kakade and Harchaoui, "Robust aggregation for federated learning", 2022, algorithm 2.
 
@@ -214,7 +229,8 @@ class _Neighbours:
 def _entries(w: Any, columns: np.ndarray) -> np.ndarray:
     """(n, K): of row i of a sparse matrix those in the columns (n, K)."""
     row = np.broadcast_to(np.arange(len(columns))[:, None], columns.shape)
-    return np.asarray(w[row.ravel(), columns.ravel()]).reshape(columns.shape)
+    entries = w[row.ravel(), columns.ravel()] if columns.size else np.zeros(0)
+    return np.asarray(entries).reshape(columns.shape)
 
 
 def _known(x: Array) -> Array:
