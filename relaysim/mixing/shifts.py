@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from relaysim.mixing.gathers import Weights, numbered, slotted
 from relaysim.types import Array, rows
@@ -89,8 +90,16 @@ def transposed_sum(
 
 def columns_of(x: Array, workers: np.ndarray) -> Array:
     """(d, m): the numbers of each of these workers (m,) in a column."""
-    columns = x.reshape(len(x), -1).T
+    columns = _workers_last(x.reshape(len(x), -1)).T
     first = int(workers[0])
     if (workers == np.arange(first, first + len(workers))).all():
         return columns[:, first : first + len(workers)]
     return columns.at[:, workers.astype(np.int32)].get(mode="promise_in_bounds")
+
+
+def _workers_last(x: Array) -> Array:
+    """x (n, d), the numbers of all workers next to each other; XLA would lay out those of each, with gaps.
+
+    Not for what a program returns: CPUs take no notice of it there.
+    """
+    return with_layout_constraint(x, Layout(major_to_minor=(1, 0)))
