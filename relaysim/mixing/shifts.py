@@ -74,7 +74,7 @@ def transposed_sum(
 
     def along(weights: Weights, x: Array, edges: np.ndarray) -> Array:
         sent = columns_of(x, senders[edges])
-        return sent if weights is None else jnp.asarray(weights[edges], x.dtype) * sent
+        return sent if weights is None else jnp.asarray(weights[edges], x.dtype)[None] * sent
 
     def sums(weights: Weights, x: Array) -> Array:
         gathers = full if x[0].size < LONG else full[:0]  # of long rows the sorted edges are cheaper
