@@ -14,7 +14,7 @@ _PAPER = "relaysim.papers.relaysum"
 _FIGURES = {name: f"{_PAPER}.figure{name}" for name in ("2", "3", "5", "6", "9")}
 _FIGURES |= dict.fromkeys(("7", "8", "10"), f"{_PAPER}.heterogeneity")
 _FIGURES |= {name: f"relaysim.studies.{name}" for name in ("compressed", "scaling")}
-_STUDIES = ("adversaries", "btpp", "churn", "compressed", "rates", "scaling", "seconds", "stragglers")
+STUDIES = ("adversaries", "btpp", "churn", "compressed", "rates", "scaling", "seconds", "stragglers")
 _TABLES = ("2", "topologies", "4", "5", "scaling")
 
 
@@ -117,7 +117,7 @@ def figure(name: str, out: Path, smoke: bool, seeds: int | None, published: Path
 
 
 @app.command()
-@click.argument("name", type=click.Choice(_STUDIES))
+@click.argument("name", type=click.Choice(STUDIES))
 @_out("out/study")
 @click.option("--smoke", is_flag=True, help="Few and small problems.")
 @_one_line

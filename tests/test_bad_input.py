@@ -173,8 +173,8 @@ TASKS = [
     case(
         "A does not fit b", r"A has shape \(4, 3, 3\) and b \(5, 3\)", rs.tasks.quadratics, A, np.ones((5, 3))
     ),
-    case("b is a vector", r"expected \(n, d, d\) and \(n, d\)", rs.tasks.quadratics, A, np.ones(N)),
-    case("A not square", r"expected \(n, d, d\)", rs.tasks.quadratics, A[:, :2], b),
+    case("b is a vector", r"expected \(n, m, d\) and \(n, m\)", rs.tasks.quadratics, A, np.ones(N)),
+    case("A and b do not fit", r"expected \(n, m, d\) and \(n, m\)", rs.tasks.quadratics, A[:, :2], b),
     case("A not finite", "A holds", rs.tasks.quadratics, A + np.inf, b),
     case("b not finite", "b holds", rs.tasks.quadratics, A, b * np.nan),
     case("noise negative", "noise is -1", rs.tasks.quadratics, A, b, noise=-1.0),

@@ -188,6 +188,7 @@ found.table.to_csv(sys.argv[1] + "/table.csv", index=False)
 """
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_gives_the_same_table(tmp_path):
     def run(name, kill=False):
         process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / name)])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 FOLDER = Path(__file__).parent.parent / "docs" / "examples"
 
@@ -44,6 +45,7 @@ def test_regression(tmp_path, monkeypatch):
     assert left["task"].predict(left["trace"].params, data.test_x[:2]).shape == (8, 2, 1)
 
 
+@pytest.mark.slow
 def test_language_model(tmp_path, monkeypatch):
     left = run("language_model", tmp_path, monkeypatch)
     assert left["trace"].metrics["test_loss"][-1].max() < np.log(len(left["corpus"].vocabulary)) / 1.5

@@ -1,25 +1,29 @@
 """Every figure in small."""
 
+from functools import partial
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from relaysim import cli, io, plot
 from relaysim.studies import compressed, scaling
 
+slow = partial(pytest.param, marks=pytest.mark.slow)
 SEARCHES = ["method", "zeta2", "seed", "steps", "learning_rate", "noise", "step", "suboptimality"]
 
 
 @pytest.mark.parametrize(
     ("name", "columns"),
     [
-        ("figure3", ["method", "root", "learning_rate", "step", "vectors", "suboptimality"]),
-        ("figure5", ["method", "topology", "n", "metric", "step", "value"]),
+        slow("figure3", ["method", "root", "learning_rate", "step", "vectors", "suboptimality"]),
+        slow("figure5", ["method", "topology", "n", "metric", "step", "value"]),
         ("figure6", ["topology", "n", "closed_form", "impulse", "descent"]),
-        pytest.param("figure7", SEARCHES, marks=pytest.mark.slow),
-        pytest.param("figure8", SEARCHES, marks=pytest.mark.slow),
+        slow("figure7", SEARCHES),
+        slow("figure8", SEARCHES),
         ("figure10", SEARCHES),
-        ("figure9", ["network", "method", "n", "step", "error", "expected"]),
+        slow("figure9", ["network", "method", "n", "step", "error", "expected"]),
     ],
 )
 def test_figure(name, columns, tmp_path, monkeypatch):
@@ -33,6 +37,19 @@ def test_figure(name, columns, tmp_path, monkeypatch):
     plt.close("all")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", cli.STUDIES)
+def test_study(name, tmp_path, monkeypatch):
+    plt.switch_backend("agg")
+    monkeypatch.chdir(tmp_path)
+    ran = CliRunner().invoke(cli.app, ["study", name, "--smoke"], catch_exceptions=False)
+    assert ran.exit_code == 0, ran.output
+    assert len((tmp_path / f"out/study/{name}.csv").read_text().splitlines()) > 1
+    assert (tmp_path / f"out/study/{name}.png").stat().st_size > 10_000
+    plt.close("all")
+
+
+@pytest.mark.slow
 def test_compressed():
     plt.switch_backend("agg")
     table = compressed.run(smoke=True, progress=False)

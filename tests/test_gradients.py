@@ -76,6 +76,7 @@ def test_reverse_mode_is_finite_differences(name):
         assert abs(expected) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_under_vmap_too(name):
     _, start, weights = given()
@@ -90,6 +91,7 @@ def test_under_vmap_too(name):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_long_run_in_pieces_keeps_their_ends_alone():
     """With `jax.checkpoint`, each piece is run again backwards: the same derivative."""
     A, b = problem()

@@ -65,7 +65,15 @@ def test_relay_sum_brings_an_impulse_to_everybody_with_exactly_one_nth(x64, tree
     np.testing.assert_array_equal(later, 0)
 
 
-@pytest.mark.parametrize("fill", ["initial", "last", "local", "count"])
+FILLS = [
+    "initial",
+    pytest.param("last", marks=pytest.mark.slow),
+    pytest.param("local", marks=pytest.mark.slow),
+    "count",
+]
+
+
+@pytest.mark.parametrize("fill", FILLS)
 @few
 @given(trees, st.sampled_from([0.0, 0.3, 0.9]))
 def test_relay_sum_equals_a_loop_over_messages_and_counts(x64, fill, tree, drop):
@@ -74,7 +82,7 @@ def test_relay_sum_equals_a_loop_over_messages_and_counts(x64, fill, tree, drop)
     assert_same(fast, twin_calls(twins.relay_sum(tree, x0, drop=drop, fill=fill), xs))
 
 
-@pytest.mark.parametrize("fill", ["initial", "last", "local", "count"])
+@pytest.mark.parametrize("fill", FILLS)
 def test_relay_sum_over_several_trees_deals_the_columns_out(fill, x64):
     both = topology.double_binary_trees(6)
     xs, x0 = random(4).normal(size=(6, 6, 5)), random(5).normal(size=5)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import pytest
 from mktestdocs import check_md_file
 
 ROOT = Path(__file__).parent.parent
@@ -14,10 +15,12 @@ def test_readme(monkeypatch):
     plt.close("all")
 
 
+@pytest.mark.slow
 def test_gradients():
     check_md_file(ROOT / "docs/gradients.md", memory=True)
 
 
+@pytest.mark.slow
 def test_theory():
     check_md_file(ROOT / "docs/theory.md", memory=True)
 

@@ -218,6 +218,7 @@ def started(script, k, cwd):
     return [subprocess.Popen([*command, str(i)], cwd=cwd, env=env) for i in range(k)]
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does(tmp_path, monkeypatch):
     (script,) = [block for block in BLOCKS if block.startswith("# run.py")]
     whole = "assert models.shape == (16, 10) and trace.params.is_fully_addressable == (processes == 1)"

@@ -32,6 +32,7 @@ def test_windows_hold_all_of_a_text_once():
     assert few.vocabulary == ("", "la", "li") and set(np.unique(few.dataset.train_x)) == {0, 1, 2}
 
 
+@pytest.mark.slow
 def test_a_language_model_over_authors_learns_to_spell():
     corpus = texts.language_model(SONGS, ["a", "b", "c"], length=8, test_fraction=0.2)
     model = rs.models.CausalTransformer(len(corpus.vocabulary), 8, width=16, heads=2, layers=1)

@@ -130,6 +130,7 @@ def test_digits_are_not_mirrored(folder, monkeypatch, dataset, changes):
         train(Settings(dataset=dataset, folder=str(folder), workers=2, augment=True, group=2))
 
 
+@pytest.mark.slow
 def test_a_training_run_on_a_network_has_dates_and_waits_for_lost_messages():
     common = {"steps": 2, "every": 1, "workers": 4, "network": "lan", "compute": 0.5}
     (plain,), (lossy,) = train(Settings(**common)), train(Settings(**common, drop=0.9, timeout=3.0))

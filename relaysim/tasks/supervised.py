@@ -155,7 +155,7 @@ class Supervised:
 
         Returns:
           Each metric by its name, (n,) (or (k,)), of each worker's model, and with "mean_model_" before its
-          name, (), of the average of all models; "test_loss" likewise, without the regulariser; and
+          name, (), of the average of all models; "test_loss" (n,) of each, without the regulariser; and
           consensus_distance (). Where the test set is divided, with "local_" before their names, (n,), those
           of each worker's model on its own test samples, NaN where it has none. Where the optimum is known,
           suboptimality () and worker_suboptimality (n,), the objective F of the average of all models and of
@@ -177,7 +177,7 @@ class Supervised:
             tested = self._tested(eval_size)
             each, whole = self._over(self.test_x, self.test_y, tested, test_all)
             found |= {name: values.mean(-1) for name, values in each.items()}
-            found |= {f"mean_model_{name}": values.mean(-1) for name, values in whole.items()}
+            found |= {f"mean_model_{name}": whole[name].mean(-1) for name, _ in self.metrics}
             if self.owners is not None:
                 owners = self.owners if tested is None else self.owners[tested]
                 found |= self._local(each, owners, workers)
@@ -343,7 +343,7 @@ def supervised(
     >>> line = rs.tasks.Model(lambda key, x: jnp.zeros(x.shape[1]), lambda w, x: x @ w)
     >>> task = supervised(line, data, np.split(np.arange(40), 4), loss=rs.tasks.losses.squared_error)
     >>> sorted(task.measure(task.init(jax.random.key(0))))
-    ['consensus_distance', 'mean_model_test_loss', 'test_loss']
+    ['consensus_distance', 'test_loss']
 
     Args:
       model: a `Model(init, apply)`, any pair of such functions, a flax.linen module with parameters alone, or
