@@ -13,10 +13,10 @@ test: .venv/.tests                    ## style, types and all tests but the slow
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 
 slow: .venv/.tests                    ## the slow tests
-	$(BIN)/pytest -n 2 -m slow
+	$(BIN)/pytest -n 2 --dist loadfile -m slow
 
 docs: .venv/.tests                    ## the site, in build/site
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env docs build/site
