@@ -14,7 +14,6 @@ from relaysim import (
     robust,
     sharding,
     tasks,
-    theory,
     timing,
     topology,
     tuning,
@@ -73,7 +72,7 @@ from relaysim.topology import Topology
 from relaysim.types import Algorithm, Info, Messages, Mixer
 
 if TYPE_CHECKING:
-    from relaysim import plot
+    from relaysim import plot, theory
 
 __version__ = "0.1.0"
 
@@ -159,11 +158,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Pictures come at their first use, since what draws them is slow to import."""
-    if name == "plot":
+    """Pictures and spectra come at their first use, since what they need is slow to import."""
+    if name in ("plot", "theory"):
         from importlib import import_module
 
-        return import_module("relaysim.plot")
+        return import_module(f"relaysim.{name}")
     raise AttributeError(f"module 'relaysim' has no attribute {name!r}")
 
 

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 
 from relaysim.asynchronous.events import record_bounds
 from relaysim.asynchronous.local import put, take
@@ -139,7 +138,9 @@ def _lay_out(n: int, rates: np.ndarray, key: Key, events: Any, size: float, hori
     same = who[order][1:] == who[order][:-1]
     since = time[event].copy()
     since[order[1:][same]] -= time[event[order[:-1][same]]]
-    flow = scipy.linalg.expm(rates * since[:, None, None])
+    from scipy.linalg import expm  # slow to import
+
+    flow = expm(rates * since[:, None, None])
     bounds, seconds = record_bounds(time, number, horizon)
     kinds = np.where(is_gradient, 0, 1)
     waves = in_waves(kinds, event[order[:-1][same]], event[order[1:][same]], bounds)

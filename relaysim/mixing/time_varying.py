@@ -8,7 +8,6 @@ import networkx as nx
 import numpy as np
 import scipy.sparse
 from jax.sharding import Mesh
-from scipy.sparse import csgraph
 
 from relaysim import topology as topologies
 from relaysim.checks import check_bool, shown
@@ -85,6 +84,8 @@ def _checked(matrices: Any, push: bool) -> list[scipy.sparse.csr_array]:
             phase = even_shares(graph) if push else topologies.metropolis_weights(graph)
         n = weights[0].shape[0] if weights else None
         weights.append(topologies.check_stochastic(f"matrices[{t}]", phase, n, rows=not push))
+    from scipy.sparse import csgraph  # slow to import
+
     parts, _ = csgraph.connected_components(sum(abs(w) for w in weights), connection="strong")
     if parts > 1:
         raise ValueError(f"matrices leave {parts} parts that are not connected: averages would never meet")

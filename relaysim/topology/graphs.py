@@ -7,7 +7,7 @@ from typing import Any
 
 import networkx as nx
 import numpy as np
-from scipy.sparse import coo_array, csgraph, csr_array, issparse
+from scipy.sparse import coo_array, csr_array, issparse
 
 from relaysim.checks import check_bool, check_count, shown
 
@@ -88,6 +88,8 @@ class Topology:
     @cached_property
     def num_components(self) -> int:
         """The parts in which everybody can reach everybody, along the edges' directions."""
+        from scipy.sparse import csgraph  # slow to import
+
         return csgraph.connected_components(self.adjacency(), self.directed, "strong", False)
 
     @property

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.sparse import coo_array, csgraph
+from scipy.sparse import coo_array
 
 from relaysim.topology.graphs import Topology
 from relaysim.topology.trees import breadth_first, rooted
@@ -50,6 +50,8 @@ def spanning_forest(graph: Topology, present: np.ndarray, before: np.ndarray | N
     Returns:
       (n,) int32, the parents; of roots, and of those that are away, themselves.
     """
+    from scipy.sparse import csgraph  # slow to import
+
     n, there = graph.num_workers, present[graph.edges].all(1)
     a, b = graph.edges[there].T
     if before is not None:

@@ -4,7 +4,6 @@ from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from scipy.sparse import csgraph
 
 from relaysim.checks import check_count
 from relaysim.topology.graphs import Topology, as_array, as_topology, both_ways, from_edges
@@ -61,6 +60,8 @@ def distances(topology: Topology) -> np.ndarray:
     Raises: ValueError if some worker cannot be reached from another.
     """
     topology = as_topology("topology", topology)
+    from scipy.sparse import csgraph  # slow to import
+
     hops = csgraph.shortest_path(topology.adjacency().T.tocsr(), method="D", unweighted=True)
     if np.isinf(hops).any():
         i, j = np.argwhere(np.isinf(hops))[0]
@@ -138,6 +139,8 @@ def breadth_first(argument: str, topology: Topology, root: int) -> tuple[np.ndar
     if not topology.is_connected:
         parts = f"{topology.num_components} components, must be connected"
         raise ValueError(f"{argument} {topology.name!r} has {parts}")
+    from scipy.sparse import csgraph  # slow to import
+
     order, parent = csgraph.breadth_first_order(topology.adjacency(), root)
     parent[root] = root
     return order, parent

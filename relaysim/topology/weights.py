@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array, diags_array, eye_array, issparse
-from scipy.sparse.linalg import LinearOperator, eigs, eigsh
 
 from relaysim.topology.graphs import Topology, as_array, as_topology
 
@@ -101,6 +100,8 @@ def spectral_gap(weights: Any) -> float:
         deviation = w.toarray() - 1 / n
         values = np.linalg.eigvalsh(deviation) if symmetric else np.linalg.eigvals(deviation)
     else:
+        from scipy.sparse.linalg import LinearOperator, eigs, eigsh  # slow to import
+
         deflated = LinearOperator((n, n), matvec=lambda x: w @ x - x.mean(), dtype=np.float64)
         start = np.random.default_rng(0).standard_normal(n)
         values = (eigsh if symmetric else eigs)(deflated, k=1, v0=start, ncv=50, return_eigenvectors=False)
