@@ -43,7 +43,7 @@ def by_platform(*args: Any, default: Callable, **branches: Callable) -> Any:
 
 
 def _at_once(args: Any) -> bool:
-    """Whether this is computed operation by operation: then a program would be compiled anew for each call."""
+    """Whether this is computed operation by operation, where each call would compile a program anew."""
     return not any(isinstance(x, jax.core.Tracer) for x in (*jax.tree.leaves(args), jnp.zeros(())))
 
 
