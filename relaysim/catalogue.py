@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from relaysim import algorithms, compress, mixing, palette, timing, topology
+from relaysim.checks import check_choice
 from relaysim.models import CNN, MLP, VGG11, Transformer, resnet20
 from relaysim.recipe import sgd
 from relaysim.tasks import Dataset, datasets, partition, texts
@@ -174,6 +175,4 @@ def choose(name: str, value: str, choices: dict[str, Any]) -> Any:
     Raises:
       ValueError: where there is none; it lists those that there are.
     """
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
-    return choices[value]
+    return choices[check_choice(name, value, choices)]

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from relaysim.checks import check_bool, check_count
+from relaysim.checks import check_bool, check_count, check_path
 from relaysim.types import Key, Stacked
 
 try:
@@ -55,8 +55,7 @@ class Checkpoint:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.folder, str | os.PathLike):
-            raise ValueError(f"folder is {self.folder!r}, expected a path")
+        check_path("folder", self.folder)
         check_count("every", self.every)
         check_bool("resume", self.resume)
 
