@@ -145,7 +145,17 @@ METHODS: dict[str, Method] = {
     "ceca": Method(algorithms.ceca, _by_itself, "", "DSGD-CECA", "#708090"),
 }
 
+ALSO = {
+    "DSGD": "dpsgd",
+    "gossip": "dpsgd",
+    "DSGT": "gradient-tracking",
+    "BTPP": "btpp",
+    "RelaySum": "relaysgd",
+}
+"""What methods are also called in figures -> their names."""
+
 palette.COLOURS.update({method.label: method.colour for method in METHODS.values()})
+palette.COLOURS.update({label: METHODS[name].colour for label, name in ALSO.items()})
 
 OPTIMIZERS: dict[str, Callable[[float | optax.Schedule, float, float], optax.GradientTransformation]] = {
     "sgd": lambda rate, momentum, decay: sgd(rate, momentum=momentum, weight_decay=decay),

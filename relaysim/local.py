@@ -209,7 +209,8 @@ def local_update(grad: Grad | LocalSteps, optimizer: optax.GradientTransformatio
       optimizer: any optax transformation; for plain SGD, u = −γ g.
 
     Raises:
-      ValueError: where `grad` cannot be called or `optimizer` is not an optax transformation.
+      ValueError: where `grad` cannot be called or `optimizer` is not an optax transformation; in `init`,
+        where it does not suit the task of `grad`.
     """
     if not isinstance(grad, LocalSteps):
         check_grad(grad)
@@ -217,7 +218,7 @@ def local_update(grad: Grad | LocalSteps, optimizer: optax.GradientTransformatio
     of = grad if isinstance(grad, LocalSteps) else LocalSteps(lambda x: (), _without_memory(grad))
 
     def init(key: Key, params: Stacked) -> LocalState:
-        return LocalState(key, optimizer.init(params), of.init(params))
+        return LocalState(key, started(optimizer, params, grad), of.init(params))
 
     def gradient(step: Array, s: LocalState, params: Stacked) -> tuple[LocalState, Stacked, Info]:
         inner, loss, g = of.step(s.key, step, s.inner, params)
@@ -231,6 +232,15 @@ def local_update(grad: Grad | LocalSteps, optimizer: optax.GradientTransformatio
         return s._replace(opt=opt), u
 
     return LocalUpdate(init, gradient, apply)
+
+
+def started(optimizer: optax.GradientTransformation, params: Stacked, grad: Any) -> Any:
+    """The optimizer's state at the start, after the task of `grad`, if it cares, has had a look at it."""
+    state = optimizer.init(params)
+    check = getattr(getattr(grad, "__self__", None), "check_optimizer", None)
+    if check is not None:
+        check(params, state)
+    return state
 
 
 def check_grad(grad: Any) -> None:

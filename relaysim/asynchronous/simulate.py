@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from relaysim.asynchronous.types import Events, Horizon, Method, Order
 from relaysim.asynchronous.waves import NOBODY

@@ -181,7 +181,7 @@ def loss_of(drop: Drop, num_workers: int | None) -> Loss | None:
     True
 
     Raises:
-      ValueError: where `drop` is none, or is about workers that there are not.
+      ValueError: where `drop` is no loss of messages, or is about workers that are not there.
     """
     if isinstance(drop, Loss):
         return drop

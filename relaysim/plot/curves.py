@@ -1,6 +1,6 @@
 """A number over the course of runs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -15,8 +15,6 @@ from relaysim.simulate import Trace
 
 Runs = Mapping[str, Trace | Sequence[Trace]]
 Band = Literal["range", "deviation", "lines", "none"]
-DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
-MARKERS = "osD^vP*X<>"
 
 
 def curves(
@@ -63,7 +61,7 @@ def curves(
         raise ValueError(f"steps_per_epoch is {steps_per_epoch}, expected a number with x = 'epoch' alone")
     ax = ax if ax is not None else plt.subplots(figsize=(6, 4), layout="constrained")[1]
     drawn = []
-    for label, style in _styles(traces).items():
+    for label, style in palette.styles(traces).items():
         given = traces[label]
         runs: list[Trace] = [given] if isinstance(given, Trace) else list(given)
         lines = np.concatenate([_columns(run, metric) for run in runs], 1)
@@ -137,7 +135,7 @@ def comparison(curves: pd.DataFrame, metric: str, *, x: str = "step", band: Band
     if x not in ("step", *known):
         raise ValueError(f"x is {x!r}, expected 'step' or one of {', '.join(known)}")
     every, curves = curves, curves[curves.metric == metric]
-    tasks, styles = list(dict.fromkeys(curves.task)), _styles(dict.fromkeys(curves.method))
+    tasks, styles = list(dict.fromkeys(curves.task)), palette.styles(dict.fromkeys(curves.method))
     size = (1 + 3.6 * len(tasks), 3.8)
     figure, axes = plt.subplots(1, len(tasks), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for ax, task in zip(axes[0], tasks, strict=True):
@@ -155,14 +153,6 @@ def comparison(curves: pd.DataFrame, metric: str, *, x: str = "step", band: Band
     _one_legend(figure)
     sns.despine(figure)
     return figure
-
-
-def _styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """What tells the lines apart: colours, and dashes and markers for those who see no colours."""
-    return {
-        label: {"color": colour, "linestyle": DASHES[i % len(DASHES)], "marker": MARKERS[i % len(MARKERS)]}
-        for i, (label, colour) in enumerate(palette.colours(labels).items())
-    }
 
 
 def _columns(run: Trace, name: str) -> np.ndarray:

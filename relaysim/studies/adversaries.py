@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from relaysim import attack, robust
+from relaysim import attack, palette, robust
 from relaysim.algorithms import dpsgd
 from relaysim.metrics import of_workers
 from relaysim.mixing import gossip, relay_sum
@@ -66,7 +66,7 @@ def picture(table: pd.DataFrame) -> Figure:
     """Suboptimality over what the liar says."""
     grid = sns.relplot(
         table, x="value", y="suboptimality", hue="averaging", style="averaging", kind="line", markers=True,
-        errorbar=("pi", 100), height=4, aspect=1.5,
+        errorbar=("pi", 100), height=4, aspect=1.5, palette=palette.colours(dict.fromkeys(table.averaging)),
     )  # fmt: skip
     grid.set(
         xscale="log", yscale="log", xlabel="what one liar of 16 says", ylabel="suboptimality of the honest"

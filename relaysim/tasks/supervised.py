@@ -19,6 +19,7 @@ from relaysim.tasks.datasets import Dataset
 from relaysim.tasks.fitting import as_model, check_fit, check_part, check_stacked, scale, shape_of, taken_each
 from relaysim.tasks.grouped import default_group, default_patches, stacked
 from relaysim.tasks.losses import Loss
+from relaysim.tasks.model import check_statistics
 from relaysim.tasks.partition import check_shares
 from relaysim.tasks.rows import for_model, on_device
 from relaysim.tasks.sampling import batch_indices, check_sizes, in_one_row
@@ -94,6 +95,10 @@ class Supervised:
         if not names:
             return params, {}
         return {n: params[n] for n in params if n not in names}, {n: params[n] for n in names}
+
+    def check_optimizer(self, params: Stacked, state: Any) -> None:
+        """Raise a ValueError where an optimizer, with this state for params, would train statistics."""
+        check_statistics(self.model_parts(params)[1], state)
 
     def init(self, key: Key) -> Stacked:
         """The model's own initialization, one for all workers: leaves (n, ...)."""

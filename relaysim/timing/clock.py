@@ -114,7 +114,7 @@ def dates(key: Key, network: Network, sends: Traffic, steps: Any) -> tuple[Array
            [3. , 3. , 3. , 3. ]])
 
     Raises:
-      ValueError: where the network is none, or for another number of workers.
+      ValueError: where the network is no network, or one for another number of workers.
     """
     check_network(network, sends.num_workers)
     download = network.download
