@@ -150,7 +150,6 @@ ALSO = {
     "gossip": "dpsgd",
     "DSGT": "gradient-tracking",
     "BTPP": "btpp",
-    "RelaySum": "relaysgd",
 }
 """What methods are also called in figures -> their names."""
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent / "relaysim"
         ("RelaySGD", "relaysgd"),
         ("RelaySGD, chain", "relaysgd"),
         ("asynchronous RelaySGD, chain", "relaysgd"),
-        ("RelaySum, end of a chain", "relaysgd"),
+        ("RelaySGD, end of a chain", "relaysgd"),
         ("RelaySGD/Grad, chain", "relaysgd-grad"),
         ("D-PSGD + quasi-global momentum, ring", "quasi-global-momentum"),
         ("DSGD, ring", "dpsgd"),

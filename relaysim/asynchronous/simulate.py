@@ -109,6 +109,15 @@ def lay_out(
 
     The arguments are those of `simulate`; `params` may be shapes, as it only matters how large messages are.
 
+    >>> import optax, relaysim as rs
+    >>> task = rs.tasks.random_quadratics(jax.random.key(0), 3, 5)
+    >>> method = rs.asynchronous.gossip(task.grad_at, rs.topology.chain(3), optax.sgd(0.1))
+    >>> network = rs.timing.Network(compute=np.array([0.1, 0.2, 0.4]))
+    >>> models = task.init(jax.random.key(1))
+    >>> events = lay_out(jax.random.key(2), method, network, models, seconds=0.41).events
+    >>> events.worker.tolist(), events.time.round(1).tolist()
+    ([0, 0, 1, 0, 0, 1, 2], [0.1, 0.2, 0.2, 0.3, 0.4, 0.4, 0.4])
+
     Raises:
       ValueError: as `simulate`.
     """

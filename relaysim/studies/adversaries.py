@@ -23,9 +23,9 @@ from relaysim.types import Array, Mixer
 WORKERS, DIM, STEPS, RATE, ZETA2 = 16, 10, 500, 0.1, 0.01
 VALUES = tuple(10.0**k for k in range(6))
 MIXERS: dict[str, tuple[Callable[[], Mixer], int]] = {
-    "RelaySum, end of a chain": (lambda: relay_sum(chain(WORKERS)), 0),
-    "RelaySum, middle of a chain": (lambda: relay_sum(chain(WORKERS)), 8),
-    "RelaySum, centre of a star": (lambda: relay_sum(star(WORKERS)), 0),
+    "RelaySGD, end of a chain": (lambda: relay_sum(chain(WORKERS)), 0),
+    "RelaySGD, middle of a chain": (lambda: relay_sum(chain(WORKERS)), 8),
+    "RelaySGD, centre of a star": (lambda: relay_sum(star(WORKERS)), 0),
     "gossip, ring": (lambda: gossip(ring(WORKERS)), 0),
     "clipped gossip, ring": (lambda: robust.clipped_gossip(ring(WORKERS), attackers=1), 0),
     "gossip, all": (lambda: gossip(fully_connected(WORKERS)), 0),
