@@ -105,7 +105,9 @@ def test_few_workers(build, n, x64):
         np.testing.assert_allclose(found, np.broadcast_to(x.mean(0), x.shape))
 
 
-@every_mixer
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "clipped" else pytest.mark.slow) for name in MIXERS]
+)
 def test_runs_side_by_side_equal_one_after_the_other(name, x64):
     build, _ = MIXERS[name]
     task = rs.tasks.random_quadratics(jax.random.key(0), 9, 3, zeta2=0.1)
