@@ -117,8 +117,8 @@ METHODS: dict[str, Method] = {
     "quasi-global-momentum": Method(
         _quasi_global, mixing.gossip, "ring", "D-PSGD + quasi-global momentum", "#ca9161", momentum=True
     ),
-    "sgp": Method(algorithms.push_sum, mixing.push, "exponential", "SGP, exponential graph", "goldenrod"),
-    "sgp-one-peer": Method(algorithms.push_sum, _peers, "", "SGP, one peer", "sandybrown"),
+    "sgp": Method(algorithms.push_sum, mixing.push, "exponential", "SGP, exponential graph", "#de8f05"),
+    "sgp-one-peer": Method(algorithms.push_sum, _peers, "", "SGP, one peer", "#de8f05"),
     "sgp-two-peers": Method(algorithms.push_sum, partial(_peers, rounds=2), "", "SGP", "#de8f05"),
     "allreduce": Method(algorithms.allreduce, mixing.all_reduce, "", "all-reduce", "0.4"),
     "nids": Method(algorithms.nids, mixing.gossip, "ring", "NIDS", "#556b2f"),

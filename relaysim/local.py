@@ -68,6 +68,10 @@ def per_worker(
 
 def _built_per_worker(build: Any, settings: dict[str, Any]) -> PerWorker:
     """The settings lie in the state, (n, ...) as the rest of it."""
+    if not callable(build):
+        raise ValueError(
+            f"optimizer is {type(build).__name__}, expected with settings a function such as optax.sgd"
+        )
     own = {k: jnp.asarray(v) for k, v in settings.items() if isinstance(v, list | np.ndarray | jax.Array)}
     own = {name: values for name, values in own.items() if values.ndim}
     build = functools.partial(build, **{name: v for name, v in settings.items() if name not in own})

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from relaysim.asynchronous.types import Events, Horizon, Method, Order
 from relaysim.asynchronous.waves import NOBODY
-from relaysim.checks import check_count, check_key, check_number
+from relaysim.checks import check_count, check_key, check_number, kinds
 from relaysim.metrics import all_finite
 from relaysim.programs import Program, is_traced, program
 from relaysim.records import Measure, Record, united
@@ -40,6 +40,10 @@ class Trace(NamedTuple):
     """(R,) when the records were taken."""
     events: Events
     """What happened when."""
+
+    def __repr__(self) -> str:
+        metrics = ", ".join(f"{name} {np.shape(values)}" for name, values in self.metrics.items())
+        return f"Trace({np.shape(self.steps)[-1]} records, models {kinds(self.params)}; metrics {metrics})"
 
 
 def simulate(

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from flax import struct
 
-from relaysim.checks import check_count
+from relaysim.checks import check_count, check_key
 from relaysim.metrics import chosen, consensus_distance, mean_model
 from relaysim.tasks.augment import Augment
 from relaysim.tasks.datasets import Dataset
@@ -102,7 +102,9 @@ class Supervised:
 
     def init(self, key: Key) -> Stacked:
         """The model's own initialization, one for all workers: leaves (n, ...)."""
-        params = _init(self.model, in_one_row(key), for_model(self._scaled(_rows(self.x, slice(1)))))
+        params = _init(
+            self.model, in_one_row(check_key("key", key)), for_model(self._scaled(_rows(self.x, slice(1))))
+        )
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (self.num_workers, *leaf.shape)), params)
 
     def grad(self, key: Key, step: Array | int, params: Stacked) -> tuple[Array, Stacked]:

@@ -29,6 +29,10 @@ class Corpus(NamedTuple):
     vocabulary: tuple[str, ...]
     """What each token stands for; 0 is "", for all that is not in the vocabulary."""
 
+    def __repr__(self) -> str:
+        owners = len(np.unique(self.owners))
+        return f"Corpus({self.dataset!r}, {owners} owners, {len(self.vocabulary)} tokens)"
+
 
 def language_model(
     texts: Sequence[str],
