@@ -41,6 +41,9 @@ class Checkpoint:
     A checkpoint is whole or not there: what was being written when a run was killed counts for nothing. The
     last two are kept.
 
+    >>> Checkpoint("out/run", every=100, resume=True)  # for `rs.simulate(..., checkpoint=)`
+    Checkpoint(folder='out/run', every=100, resume=True)
+
     Args:
       folder: of this run alone.
       every: steps between checkpoints, a multiple of the steps between records.

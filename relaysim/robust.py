@@ -14,7 +14,7 @@ import numpy as np
 from relaysim import topology as topologies
 from relaysim.checks import check_count, check_number
 from relaysim.topology import Topology, as_topology
-from relaysim.types import Array, Key, Messages, Mixer, Stacked
+from relaysim.types import Array, Key, Messages, Mixer, Stacked, made_by
 
 
 def clipped_gossip(
@@ -223,7 +223,8 @@ class _Neighbours:
             return s, jax.tree.unflatten(treedef, parts)
 
         edges = Messages(self.graph.senders, self.graph.receivers)
-        return Mixer(self.n, lambda x: (), mix, messages=lambda: [[edges]])
+        name = f"{made_by(mixed)} on {self.graph.name}"
+        return Mixer(self.n, lambda x: (), mix, messages=lambda: [[edges]], name=name)
 
 
 def _entries(w: Any, columns: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from optax import tree
 from relaysim.asynchronous.exchange_order import Calls, Wave, lay_out
 from relaysim.asynchronous.local import LocalState, add, local_update, put, take
 from relaysim.asynchronous.types import GradAt, Method
-from relaysim.types import Array, Key, Stacked, rows
+from relaysim.types import Array, Key, Stacked, made_by, rows
 
 
 class ExchangeState(NamedTuple):
@@ -71,4 +71,5 @@ def exchange(
         x, begin = add(x, wave.back, back), add(begin, wave.at_once, back)
         return ExchangeState(x, begin, offer, answer, local_state), loss
 
-    return Method(num_workers, init, step, lambda s: s.params, partial(lay_out, num_workers, calls))
+    order = partial(lay_out, num_workers, calls)
+    return Method(num_workers, init, step, lambda s: s.params, order, made_by(calls))

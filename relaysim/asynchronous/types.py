@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from relaysim.types import Array, Key, Stacked
+from relaysim.types import Array, Key, Stacked, made_by
 
 GradAt = Callable[[Key, Array, Array, Stacked], tuple[Array, Stacked]]
 """(key, workers (k,), steps (k,), params (k, ...)) -> (losses (k,), gradients): a task's `grad_at`."""
@@ -43,6 +43,9 @@ class Events(NamedTuple):
             raise ValueError("events have none or several partners each, expected one: look at links")
         return self.links.partner
 
+    def __repr__(self) -> str:
+        return f"Events({len(self.time)} to {max(self.time, default=0.0):.4g} s)"
+
 
 class Order(NamedTuple):
     """A run as it is laid out: everything but the models."""
@@ -62,6 +65,9 @@ class Order(NamedTuple):
     sent: np.ndarray
     """(R,) messages sent so far by all workers together, answers included, each of a model's size."""
 
+    def __repr__(self) -> str:
+        return f"Order({self.events!r}, {self.counts.shape[1]} workers, {len(self.seconds)} records)"
+
 
 class Method(NamedTuple):
     """A decentralized optimization method whose workers do not wait for each other."""
@@ -75,6 +81,10 @@ class Method(NamedTuple):
     """state -> the models to evaluate."""
     lay_out: Callable[..., Order]
     """(key, network, bytes of a model, `Horizon`) -> order."""
+    name: str = ""
+
+    def __repr__(self) -> str:
+        return f"Method({self.name or made_by(self.step)!r}, {self.num_workers} workers)"
 
 
 class Horizon(NamedTuple):

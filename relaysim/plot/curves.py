@@ -1,6 +1,6 @@
 """A number over the course of runs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -17,8 +17,6 @@ from relaysim.simulate import Trace
 
 Runs = Mapping[str, Trace | Sequence[Trace]]
 Band = Literal["range", "deviation", "lines", "none"]
-DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
-MARKERS = "osD^vP*X<>"
 
 
 def curves(
@@ -70,7 +68,7 @@ def curves(
     along = {label: _side_by_side("x", each, x) / per_epoch for label, each in runs.items()}
     log = _spans_decades(lines.values()) if log is None else check_bool("log", log)
     ax = axes_for(ax)
-    for label, style in _styles(runs).items():
+    for label, style in palette.styles(runs).items():
         _draw(ax, along[label], lines[label], band, label, style)
     if log:
         ax.set_yscale("log")
@@ -143,7 +141,7 @@ def comparison(curves: pd.DataFrame, metric: str, *, x: str = "step", band: Band
     check_choice("x", x, ["step", *known])
     check_choice("band", band, get_args(Band))
     every, curves = curves, curves[curves.metric == metric]
-    tasks, styles = list(dict.fromkeys(curves.task)), _styles(dict.fromkeys(curves.method))
+    tasks, styles = list(dict.fromkeys(curves.task)), palette.styles(dict.fromkeys(curves.method))
     size = (1 + 3.6 * len(tasks), 3.8)
     figure, axes = plt.subplots(1, len(tasks), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for ax, task in zip(axes[0], tasks, strict=True):
@@ -161,14 +159,6 @@ def comparison(curves: pd.DataFrame, metric: str, *, x: str = "step", band: Band
     _one_legend(figure)
     sns.despine(figure)
     return figure
-
-
-def _styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """What tells the lines apart: colours, and dashes and markers for those who see no colours."""
-    return {
-        label: {"color": colour, "linestyle": DASHES[i % len(DASHES)], "marker": MARKERS[i % len(MARKERS)]}
-        for i, (label, colour) in enumerate(palette.colours(labels).items())
-    }
 
 
 def _runs(traces: Any, name: str = "traces") -> dict[str, list[Trace]]:

@@ -241,7 +241,7 @@ def erdos_renyi(num_workers: int, p: float, seed: int) -> Topology:
     >>> erdos_renyi(9, p=0.5, seed=0).is_connected
     True
 
-    Raises: ValueError if p is none, or so small that 100 draws in a row were disconnected.
+    Raises: ValueError if p is no probability, or so small that 100 draws in a row were disconnected.
     """
     n, p = check_num_workers(num_workers), check_number("p", p, 0, 1)
     num_pairs = n * (n - 1) // 2
