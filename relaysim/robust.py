@@ -21,7 +21,7 @@ from relaysim.checks import check_count, check_number
 from relaysim.faults import Drop, loss_of
 from relaysim.mixing.halo import neighbours_over
 from relaysim.topology import Topology, as_topology
-from relaysim.types import Array, Key, Messages, Mixer, Stacked
+from relaysim.types import Array, Key, Messages, Mixer, Stacked, made_by
 
 
 def clipped_gossip(
@@ -40,7 +40,8 @@ def clipped_gossip(
     neighbours but the `attackers` farthest ones, δ_i being the most weight that so many neighbours have.
 
     >>> import relaysim as rs
-    >>> mixer = clipped_gossip(rs.topology.ring(8), radius=0.1)
+    >>> clipped_gossip(rs.topology.ring(8), radius=0.1)
+    Mixer('clipped_gossip on ring', 8 workers)
 
     Args:
       topology: connected and undirected.
@@ -247,7 +248,8 @@ class _Neighbours:
         def init(x: Stacked) -> Any:
             return self.loss.init(len(senders)) if self.loss else ()
 
-        return Mixer(self.n, init, mix, messages=lambda: [[Messages(senders, receivers)]])
+        name = f"{made_by(mixed)} on {self.graph.name}"
+        return Mixer(self.n, init, mix, messages=lambda: [[Messages(senders, receivers)]], name=name)
 
 
 def _entries(w: Any, columns: np.ndarray) -> np.ndarray:
