@@ -89,6 +89,8 @@ TABLE = [
     ("radius", rs.robust.clipped_gossip, {"topology": ring}, [*NO_NUMBERS[:1], *NO_NUMBERS[2:], -1.0]),
     ("attackers", rs.robust.trimmed_mean, {"topology": ring}, ["1", None, -1, 1]),
     ("attackers", rs.robust.krum, {"topology": ring}, ["1", None, -1, 1]),
+    ("drop", rs.robust.median, {"topology": ring}, ["0.1", None, -1, 2]),
+    ("mesh", rs.robust.median, {"topology": ring}, [4, "workers"]),
     ("iterations", rs.robust.geometric_median, {"topology": ring}, NO_COUNTS),
     ("smoothing", rs.robust.geometric_median, {"topology": ring}, [*NO_NUMBERS, 0.0]),
     ("mask", partial(rs.attack.sign_flip, method), {}, ["all", None, [1, 0, 0, 0], [True], [True] * N]),
