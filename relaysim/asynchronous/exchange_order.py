@@ -18,7 +18,7 @@ from relaysim.asynchronous.events import (
     up_to,
 )
 from relaysim.asynchronous.types import Events, Horizon, Links, Order
-from relaysim.asynchronous.waves import NOBODY, in_waves, packed
+from relaysim.asynchronous.waves import NOBODY, grouped, in_rows, in_waves
 from relaysim.timing import Network
 from relaysim.types import Key
 
@@ -99,9 +99,10 @@ def lay_out(
 
     def table(kind: int, *columns: tuple[np.ndarray, Any]) -> list[np.ndarray]:
         """What each wave has of a kind: (W, widest) for each column, filled up with what goes with it."""
-        here = what.kind == kind
-        places, _ = packed(waves[here], num_waves)
-        return [np.append(column[what.which[here]], fill)[places] for column, fill in columns]
+        here = np.flatnonzero(what.kind == kind)
+        here = here[grouped(waves[here], num_waves)]
+        as_table, _ = in_rows(waves[here], num_waves)
+        return [as_table(column[what.which[here]], fill) for column, fill in columns]
 
     caller = worker[links.event]
     at_once = np.where(links.returns == time[links.event], caller, NOBODY)
