@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from relaysim.asynchronous.types import Events, Horizon, Order
+from relaysim.asynchronous.types import Horizon
 from relaysim.faults import loss_of
 from relaysim.timing import Network, check_network
 from relaysim.types import Key
@@ -175,28 +175,3 @@ def record_bounds(times: np.ndarray, events: np.ndarray, horizon: Horizon) -> tu
     left, right = (np.searchsorted(times, seconds, side) for side in ("left", "right"))
     ends = [a + np.searchsorted(events[a:b], e, "right") for a, b, e in zip(left, right, last, strict=True)]
     return np.append(0, ends), seconds
-
-
-def as_order(
-    events: Events,
-    table: Any,
-    layout: Any,
-    waves: np.ndarray,
-    bounds: np.ndarray,
-    seconds: np.ndarray,
-    steps: np.ndarray,
-    sends: np.ndarray,
-    num_workers: int,
-) -> Order:
-    """The order of a run, of operations (N,).
-
-    Args:
-      waves: (N,) the wave of each.
-      bounds: (R + 1,) the operations before each record.
-      steps: (N,) bool, which of them are a worker's steps: the events, in their order.
-      sends: (N,) the messages that each sends.
-    """
-    starts = np.append(0, np.maximum.accumulate(waves) + 1)[bounds]
-    taken = np.append(0, np.cumsum(steps))[bounds]
-    sent = np.append(0, np.cumsum(sends))[bounds[1:]]
-    return Order(events, table, layout, starts, steps_taken(events.worker, taken, num_workers), seconds, sent)
