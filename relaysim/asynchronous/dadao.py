@@ -11,7 +11,7 @@ import numpy as np
 from relaysim.asynchronous.events import record_bounds
 from relaysim.asynchronous.local import put, take
 from relaysim.asynchronous.types import Events, GradAt, Horizon, Links, Method, Order
-from relaysim.asynchronous.waves import NOBODY, in_waves, packed
+from relaysim.asynchronous.waves import NOBODY, grouped, in_rows, in_waves
 from relaysim.checks import check_count, check_number, shown
 from relaysim.types import Array, Key, Stacked
 
@@ -155,12 +155,10 @@ def _lay_out(n: int, rates: np.ndarray, key: Key, events: Any, size: float, hori
     of_right[~is_gradient] = flow[len(time) :]
 
     def table(kind: int, *columns: tuple[np.ndarray, Any]) -> list[np.ndarray]:
-        here = kinds == kind
-        places, _ = packed(waves[here], num_waves)
-        fills = [np.broadcast_to(np.asarray(fill), (1, *column.shape[1:])) for column, fill in columns]
-        return [
-            np.append(column[here], fill, 0)[places] for (column, _), fill in zip(columns, fills, strict=True)
-        ]
+        here = np.flatnonzero(kinds == kind)
+        here = here[grouped(waves[here], num_waves)]
+        as_table, _ = in_rows(waves[here], num_waves)
+        return [as_table(column[here], fill) for column, fill in columns]
 
     eye = np.eye(6)
     left, right, left_flow, right_flow = table(1, (i, NOBODY), (j, NOBODY), (of_left, eye), (of_right, eye))

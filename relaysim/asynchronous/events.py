@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from relaysim.asynchronous.types import Events, Horizon, Order
+from relaysim.asynchronous.types import Horizon
 from relaysim.faults import loss_of
 from relaysim.timing import Network, check_network
 from relaysim.types import Key
@@ -118,10 +118,42 @@ def in_order(done: np.ndarray, horizon: Horizon) -> tuple[np.ndarray, np.ndarray
     end = np.partition(done.ravel(), last)[last] if horizon.seconds is None else horizon.seconds
     worker, step = np.nonzero(done <= end)
     time = done[worker, step]
-    order = np.lexsort((worker, time))[: horizon.num_events]
+    order = by_time(time)[: horizon.num_events]
     event = np.full((n, num_steps), len(order))
     event[worker[order], step[order]] = np.arange(len(order))
     return time[order], worker[order], step[order], event
+
+
+def by_time(times: np.ndarray) -> np.ndarray:
+    """(N,) int, the order of times (N,), those at the same time as they come."""
+    order = np.argsort(times)  # faster than a stable one
+    return order if (np.diff(times[order]) > 0).all() else np.argsort(times, kind="stable")
+
+
+def counted(ascending: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """How many numbers of each row (m, K), ascending, are at most as large as those of values (m, J): (m, J).
+
+    >>> counted(np.array([[1.0, 2.0], [1.0, 5.0]]), np.array([[2.0], [2.0]])).tolist()
+    [[2], [1]]
+    """
+    m, K = ascending.shape
+    steps = 2 ** np.arange(int(K).bit_length())[::-1]
+    padded = np.full((m, 2 * steps[0]), np.inf)
+    padded[:, :K] = ascending
+    before = np.arange(m)[:, None] * padded.shape[1] - 1
+    count = np.zeros(values.shape, int)
+    for step in steps:  # a search in all rows at once
+        count += step * (padded.ravel()[before + count + step] <= values)
+    return count
+
+
+def steps_taken(worker: np.ndarray, bounds: np.ndarray, num_workers: int) -> np.ndarray:
+    """(R, n) int, the steps that each worker has taken at each record: events (E,) by time, of which there
+    are `bounds` (R + 1,) before."""
+    record = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
+    at = record * num_workers + worker[: bounds[-1]]
+    counts = np.bincount(at, minlength=(len(bounds) - 1) * num_workers)
+    return counts.reshape(-1, num_workers).cumsum(0)
 
 
 def record_bounds(times: np.ndarray, events: np.ndarray, horizon: Horizon) -> tuple[np.ndarray, np.ndarray]:
@@ -143,31 +175,3 @@ def record_bounds(times: np.ndarray, events: np.ndarray, horizon: Horizon) -> tu
     left, right = (np.searchsorted(times, seconds, side) for side in ("left", "right"))
     ends = [a + np.searchsorted(events[a:b], e, "right") for a, b, e in zip(left, right, last, strict=True)]
     return np.append(0, ends), seconds
-
-
-def as_order(
-    events: Events,
-    table: Any,
-    layout: Any,
-    waves: np.ndarray,
-    bounds: np.ndarray,
-    seconds: np.ndarray,
-    steps: np.ndarray,
-    sends: np.ndarray,
-    num_workers: int,
-) -> Order:
-    """The order of a run, of operations (N,).
-
-    Args:
-      waves: (N,) the wave of each.
-      bounds: (R + 1,) the operations before each record.
-      steps: (N,) bool, which of them are a worker's steps: the events, in their order.
-      sends: (N,) the messages that each sends.
-    """
-    starts = np.append(0, np.maximum.accumulate(waves) + 1)[bounds]
-    taken = np.append(0, np.cumsum(steps))[bounds]
-    record = np.repeat(np.arange(len(seconds)), np.diff(taken))
-    counts = np.zeros((len(seconds), num_workers), int)
-    np.add.at(counts, (record, events.worker[: taken[-1]]), 1)
-    sent = np.append(0, np.cumsum(sends))[bounds[1:]]
-    return Order(events, table, layout, starts, counts.cumsum(0), seconds, sent)

@@ -7,21 +7,24 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from relaysim.asynchronous.events import (
-    as_order,
+    by_time,
     check,
     compute_times,
     done_times,
     in_order,
     latencies,
     record_bounds,
+    steps_taken,
     transfer_times,
     up_to,
 )
 from relaysim.asynchronous.types import Events, Horizon, Links, Order
-from relaysim.asynchronous.waves import NOBODY, in_waves, packed
+from relaysim.asynchronous.waves import NOBODY, grouped, in_rows
 from relaysim.timing import Network
 from relaysim.types import Key
 
+SAMPLE = 8
+"""So many steps of each worker are first put into waves without bounds, to see how wide they are."""
 _DONE, _OFFER_OUTSIDE, _OFFER, _ANSWER_OUTSIDE, _ANSWER = range(5)
 
 
@@ -79,29 +82,30 @@ def lay_out(
         back = latencies(network, key, c.partner, c.caller)
         if up.any() or down.any():
             return _queued(compute, c, there, back, up, down)
-        longest = np.zeros((n, num_steps + 1))
-        np.maximum.at(longest, (c.caller, c.step + 1), there + back)
-        done = done_times(compute, longest[:, :-1])
+        steps = c.caller * num_steps + c.step
+        first = np.flatnonzero(np.diff(steps, prepend=-1))
+        longest = np.zeros(n * num_steps + 1)
+        longest[steps[first] + 1] = np.maximum.reduceat(there + back, first)
+        done = done_times(compute, longest[:-1].reshape(n, num_steps))
         arrives = done[c.caller, c.step] + there
         return done, c, arrives, done[c.caller, c.step] + (there + back)
 
     done, c, arrives, returns = up_to(horizon, times)
     time, worker, step, event = in_order(done, horizon)
-    num_events = len(time)
-    made = np.flatnonzero(event[c.caller, c.step] < num_events)
-    made = made[np.argsort(event[c.caller, c.step][made], kind="stable")]
-    links = Links(event[c.caller, c.step][made], c.partner[made], arrives[made], returns[made])
+    num_events, event = len(time), event[c.caller, c.step]
+    made = np.flatnonzero(event < num_events)
+    made = made[grouped(event[made], num_events)]
+    links = Links(event[made], c.partner[made], arrives[made], returns[made])
 
-    what = _Operations.of(time, links, horizon)
+    what = _Operations.of(time, worker, links, horizon)
     bounds, seconds = record_bounds(what.time, what.event, horizon)
-    waves = in_waves(what.kind, *_waits(what, worker, links), bounds)
-    num_waves = int(waves.max(initial=-1)) + 1
+    kinds, starts = _in_waves(what, n, bounds)
 
     def table(kind: int, *columns: tuple[np.ndarray, Any]) -> list[np.ndarray]:
         """What each wave has of a kind: (W, widest) for each column, filled up with what goes with it."""
-        here = what.kind == kind
-        places, _ = packed(waves[here], num_waves)
-        return [np.append(column[what.which[here]], fill)[places] for column, fill in columns]
+        operations, waves = kinds[kind]
+        as_table, _ = in_rows(waves, int(starts[-1]))
+        return [as_table(column[what.which[operations]], fill) for column, fill in columns]
 
     caller = worker[links.event]
     at_once = np.where(links.returns == time[links.event], caller, NOBODY)
@@ -112,8 +116,9 @@ def lay_out(
     )
     calls_of = np.bincount(links.event, minlength=num_events)
     sends = np.where(what.kind == 1, 1, np.where(what.kind == 0, calls_of[what.event], 0))
+    sent, steps = (np.append(0, np.cumsum(of_each))[bounds] for of_each in (sends, what.kind == 0))
     events, slots = Events(time, worker, step, links), np.arange(c.slot.max(initial=0) + 1)
-    return as_order(events, wave, slots, waves, bounds, seconds, what.kind == 0, sends, n)
+    return Order(events, wave, slots, starts, steps_taken(worker, steps, n), seconds, sent[1:])
 
 
 class _Operations(NamedTuple):
@@ -125,48 +130,89 @@ class _Operations(NamedTuple):
     """0: done with a gradient, 1: an offer arrives, 2: an answer returns"""
     which: np.ndarray
     """The event, or the link."""
+    at: np.ndarray
+    """The worker whose model it changes."""
+    after: np.ndarray
+    """What has to be done before, at another worker: for an offer the step, for an answer the offer. A step
+    has nothing, and so the number of all operations."""
 
     @classmethod
-    def of(cls, time: np.ndarray, links: Links, horizon: Horizon) -> "_Operations":
-        events, calls = np.arange(len(time)), np.arange(len(links.event))
-        ends = np.concatenate([time, links.arrives, links.returns])
-        event = np.concatenate([events, links.event, links.event])
-        kind = np.repeat([0, 1, 2], [len(events), len(calls), len(calls)])
-        which = np.concatenate([events, calls, calls])
-        order = np.lexsort((kind, event, ends))
+    def of(cls, time: np.ndarray, worker: np.ndarray, links: Links, horizon: Horizon) -> "_Operations":
+        num_events, num_calls = len(time), len(links.event)
+        size = num_events + 2 * num_calls
+        calls = np.bincount(links.event, minlength=num_events)
+        step = np.arange(num_events) + 2 * (np.cumsum(calls) - calls)
+        offer = 1 + np.arange(num_calls) + (step - np.cumsum(calls) + calls)[links.event]
+        answer = offer + calls[links.event]
+
+        def of_all(*values: Any, dtype: Any = int) -> np.ndarray:
+            all_ = np.empty(size, dtype)
+            for places, value in zip((step, offer, answer), values, strict=True):
+                all_[places] = value
+            return all_
+
+        ends = of_all(time, links.arrives, links.returns, dtype=float)
+        order = by_time(ends)
         until = time[-1:].max(initial=0) if horizon.seconds is None else horizon.seconds
         order = order[: np.searchsorted(ends[order], until, "right")]
-        return cls(ends[order], event[order], kind[order], which[order])
+        number = np.full(size + 1, len(order))
+        number[order] = np.arange(len(order))
+        caller, event, link = worker[links.event], np.arange(num_events), np.arange(num_calls)
+        return cls(
+            ends[order],
+            of_all(event, links.event, links.event)[order],
+            of_all(0, 1, 2)[order],
+            of_all(event, link, link)[order],
+            of_all(worker, links.partner, caller)[order],
+            number[of_all(size, step[links.event], offer)[order]],
+        )
 
 
-def _waits(what: _Operations, worker: np.ndarray, links: Links) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of operations of which the first must be done before the second.
+def _in_waves(
+    what: _Operations, n: int, bounds: np.ndarray
+) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
+    """Of each kind the operations in the order of the waves, and their waves; and the first wave of each
+    record, and how many there are.
 
-    What changes a worker's model by what it is then (steps, and offers that arrive) is done one after the
-    other. Answers are only added to it: after what came before, and before what comes next.
+    Those of a worker are done one after the other, each when what it comes after is done. A wave has one of
+    each kind for a worker at most, and no kind is much wider in one than on average where nothing bounds it,
+    since all have the size of the widest: who is late in time comes later.
     """
-    number = np.arange(len(what.kind))
-    at = np.where(what.kind == 1, links.partner[what.which % max(1, len(links.partner))], worker[what.event])
-    turn = np.flatnonzero(what.kind < 2)
-    turn = turn[np.argsort(at[turn], kind="stable")]  # one worker after the other, each by time
-    same = at[turn[1:]] == at[turn[:-1]]
-    chain = turn[:-1][same], turn[1:][same]
+    turn = grouped(what.at, n)
+    first = np.append(0, np.cumsum(np.bincount(what.at, minlength=n)))
+    next_ = np.full(len(turn) + 1, len(turn))  # of the same worker
+    same = np.flatnonzero(np.diff(what.at[turn]) == 0)
+    next_[turn[same]] = turn[same + 1]
+    now = np.append(turn, len(turn))[np.where(np.diff(first) > 0, first[:-1], -1)]
+    sample = np.minimum(bounds[-1:], 3 * SAMPLE * n)
+    free, starts = _sweep(what, now.copy(), next_, np.append(0, sample), [n] * 3)
+    widths = [-(-len(operations) // max(1, int(starts[-1]))) for operations, _ in free]
+    return _sweep(what, now, next_, bounds, [max(1, width) for width in widths])
 
-    step_of, offer_of = np.empty(len(worker), int), np.empty(len(links.event), int)
-    step_of[what.event[what.kind == 0]] = number[what.kind == 0]
-    offer_of[what.which[what.kind == 1]] = number[what.kind == 1]
-    offers, answers = number[what.kind == 1], number[what.kind == 2]
-    sent = step_of[what.event[offers]], offers
-    answered = offer_of[what.which[answers]], answers
 
-    key = at * (len(number) + 1) + number
-    next_ = np.searchsorted(key[turn], key[answers])
-    follows = next_ < len(turn)
-    follows[follows] = at[turn[next_[follows]]] == at[answers[follows]]
-    then = answers[follows], turn[next_[follows]]
-    since = turn[next_ - 1], answers  # at the latest the step that called
-    before, after = zip(chain, sent, answered, since, then, strict=True)
-    return np.concatenate(before), np.concatenate(after)
+def _sweep(
+    what: _Operations, now: np.ndarray, next_: np.ndarray, bounds: np.ndarray, widths: list[int]
+) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
+    """`_in_waves` from the first operation of each worker, `now` (n,), by those that are next."""
+    is_done = np.zeros(len(next_), bool)
+    is_done[-1] = True
+    kind, after = np.append(what.kind, -1), np.append(what.after, -1)
+    made: list[list[np.ndarray]] = [[], [], []]
+    starts = [0]
+    for bound in bounds[1:]:
+        while (now < bound).any():
+            for k, width in enumerate(widths):
+                who = np.flatnonzero((kind[now] == k) & is_done[after[now]] & (now < bound))
+                if len(who) > width:
+                    who = who[np.argpartition(now[who], width)[:width]]
+                operations = now[who]
+                is_done[operations] = True
+                now[who] = next_[operations]
+                made[k].append(operations)
+        starts.append(len(made[0]))
+    waves = [np.repeat(np.arange(len(m)), [len(operations) for operations in m]) for m in made]
+    nothing = [np.zeros(0, int)]
+    return [(np.concatenate(m + nothing), w) for m, w in zip(made, waves, strict=True)], np.array(starts)
 
 
 def _queued(

@@ -5,22 +5,26 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from relaysim.asynchronous.events import (
-    as_order,
     check,
     come_in,
     compute_times,
+    counted,
     done_times,
     in_order,
     latencies,
     record_bounds,
+    steps_taken,
     transfer_times,
     up_to,
 )
 from relaysim.asynchronous.types import Events, Horizon, Links, Order
-from relaysim.asynchronous.waves import NOBODY, in_waves, packed
+from relaysim.asynchronous.waves import NOBODY, in_rows, ranges
 from relaysim.timing import Network
 from relaysim.topology import Topology
 from relaysim.types import Key
+
+SAMPLE = 8
+"""So many steps of each worker are first put into waves without bounds, to see how wide they are."""
 
 
 class Wave(NamedTuple):
@@ -46,17 +50,19 @@ class Wave(NamedTuple):
     """(c,) by which of the a"""
 
 
-class Reads(NamedTuple):
-    """Which messages are read when, sorted by edge."""
+class _Turns(NamedTuple):
+    """The events in the order of the waves, by worker within each."""
 
-    event: np.ndarray
-    """(b,) int, by which event"""
+    worker: np.ndarray
+    """(E,) int"""
     step: np.ndarray
-    """(b,) int, which is this step of the reader's"""
-    edge: np.ndarray
-    """(b,) int"""
-    version: np.ndarray
-    """(b,) int, 0 for what was there at the start, k + 1 for what was sent after step k."""
+    """(E,) int"""
+    wave: np.ndarray
+    """(E,) int, ascending"""
+    starts: np.ndarray
+    """(R + 1,) int, the first wave of each record, and how many there are."""
+    lag: np.ndarray
+    """(m,) int, how many newer messages of an edge there were, at most, when one was read."""
 
 
 def lay_out(
@@ -83,99 +89,148 @@ def lay_out(
 
     (done,) = up_to(horizon, times)
     time, worker, step, event = in_order(done, horizon)
-    num_events, num_steps = len(time), done.shape[1]
-    made = event[senders] < num_events  # (m, K) messages
+    bounds, seconds = record_bounds(time, np.arange(len(time)), horizon)
+    counts = steps_taken(worker, bounds, n)
 
     sent = done[senders]
     leaves = sent + (_turns(topology) * up[senders])[:, None]
     doors = leaves + latencies(network, key, senders, receivers)[:, None]
-    arrives = come_in(doors.ravel(), np.repeat(receivers, num_steps), down).reshape(doors.shape)
-    counts = np.where(arrives > sent, arrives, np.nextafter(sent, np.inf))  # not at the same instant
-    first = np.stack([np.searchsorted(done[j], at) for j, at in zip(receivers, counts, strict=True)])
-    # (m, K) the step of the receiver's that comes next
+    arrives = come_in(doors.ravel(), np.repeat(receivers, done.shape[1]), down).reshape(doors.shape)
+    there = np.where(arrives > sent, arrives, np.nextafter(sent, np.inf))  # not at the same instant
+    some = slice(max(1, counts[-1].max()))
+    heard = counted(there[:, some], done[receivers, some])
 
-    after = np.append(event, np.full((n, 1), num_events), 1)[receivers[:, None], first]
-    read, follows = made & (after < num_events), event[:, 1:] < num_events
-    waits = (
-        np.append(event[:, :-1][follows], event[senders][read]),
-        np.append(event[:, 1:][follows], after[read]),
+    turns = _in_turns(topology, counts, done, heard, _oldest(heard, latest))
+    table, slots = _table(topology, by_edge, turns, event, heard, _oldest(heard, latest))
+    edge, sent_in = _edges(n, senders, worker)
+    links = Links(sent_in, receivers[edge], arrives[edge, step[sent_in]], np.full(len(edge), np.nan))
+    sends = counts @ topology.out_degrees
+    return Order(Events(time, worker, step, links), table, slots, turns.starts, counts, seconds, sends)
+
+
+def _oldest(heard: np.ndarray, latest: bool) -> np.ndarray:
+    """(m, K) int, from which message on a step reads those up to `heard`: the last alone, or all the news."""
+    return heard if latest else np.append(np.ones_like(heard[:, :1]), heard[:, :-1] + 1, 1)
+
+
+def _in_turns(
+    topology: Topology, counts: np.ndarray, done: np.ndarray, heard: np.ndarray, oldest: np.ndarray
+) -> _Turns:
+    """The waves: a worker's next step comes as soon as all that it reads has been sent.
+
+    No wave is much wider than they are on average where nothing bounds them, since all have the size of the
+    widest: who is late in time comes later.
+
+    Args:
+      counts: (R, n) the steps that workers have taken at each record, before which no later one may come.
+      done: (n, K) when, in seconds.
+      heard, oldest: (m, K) int, which messages of an edge its receiver reads in a step: up to message
+        `heard`, from `oldest` on.
+    """
+    sample = np.minimum(counts[-1:], SAMPLE)
+    free = _sweep(topology, sample, done, heard, oldest, topology.num_workers)
+    width = -(-len(free.worker) // max(1, free.starts[-1]))
+    return _sweep(topology, counts, done, heard, oldest, max(1, width))
+
+
+def _sweep(
+    topology: Topology,
+    counts: np.ndarray,
+    done: np.ndarray,
+    heard: np.ndarray,
+    oldest: np.ndarray,
+    width: int,
+) -> _Turns:
+    senders, receivers, num_steps = topology.senders, topology.receivers, heard.shape[1]
+    row = np.arange(len(senders)) * num_steps
+    taken, lag = np.zeros(topology.num_workers, int), np.zeros(len(senders), int)
+    workers, steps, starts = [], [], [0]
+    for goal in counts:
+        while True:
+            there, at = taken[senders], row + np.minimum(taken[receivers], num_steps - 1)
+            ready = taken < goal
+            ready[receivers[heard.ravel()[at] > there]] = False
+            who = np.flatnonzero(ready)
+            if not len(who):
+                break
+            if len(who) > width:
+                soonest = np.argpartition(done[who, taken[who]], width)
+                ready[who[soonest[width:]]] = False
+                who = np.flatnonzero(ready)
+            np.maximum(lag, there - oldest.ravel()[at], out=lag, where=ready[receivers])
+            workers.append(who)
+            steps.append(taken[who])
+            taken[who] += 1
+        starts.append(len(workers))
+    wave = np.repeat(np.arange(len(workers)), [len(who) for who in workers])
+    nobody = [np.zeros(0, int)]
+    return _Turns(
+        np.concatenate(workers + nobody), np.concatenate(steps + nobody), wave, np.array(starts), lag
     )
-    bounds, seconds = record_bounds(time, np.arange(num_events), horizon)
-    waves = in_waves(np.zeros(num_events, int), *waits, bounds)
-
-    if latest:
-        news = np.zeros((len(senders), num_steps + 1), int)
-        np.add.at(news, (np.arange(len(senders))[:, None], first), made)
-        edge, at = np.nonzero(event[receivers] < num_events)
-        reads = Reads(event[receivers[edge], at], at, edge, np.cumsum(news, 1)[edge, at])
-    else:
-        edge, version = np.nonzero(read)
-        at = first[edge, version]
-        reads = Reads(event[receivers[edge], at], at, edge, version + 1)
-    table, slots = _table(topology, by_edge, reads, (worker, step, event), waves)
-
-    edge, k = np.nonzero(made)
-    order = np.argsort(event[senders[edge], k], kind="stable")
-    edge, k = edge[order], k[order]
-    links = Links(event[senders[edge], k], receivers[edge], arrives[edge, k], np.full(len(edge), np.nan))
-    events, sends = Events(time, worker, step, links), topology.out_degrees[worker]
-    return as_order(events, table, slots, waves, bounds, seconds, np.ones(num_events, bool), sends, n)
 
 
 def _table(
-    topology: Topology, by_edge: bool, reads: Reads, events: tuple, waves: np.ndarray
+    topology: Topology,
+    by_edge: bool,
+    turns: _Turns,
+    event: np.ndarray,
+    heard: np.ndarray,
+    oldest: np.ndarray,
 ) -> tuple[Wave, np.ndarray]:
     """The waves, and whose message lies in each slot at the start.
 
     Messages lie in rings: one for each edge, or for each sender where all its neighbours get the same. A ring
     is as long as it has to be: what is read in a wave is there until then, and that wave may write over it.
     """
-    (worker, step, event), num_waves = events, int(waves.max(initial=-1)) + 1
-    num_events, most = len(worker), event.shape[1] + 1
-    sender = topology.senders if by_edge else np.arange(topology.num_workers)
-    ring = reads.edge if by_edge else topology.senders[reads.edge]
+    worker, step, wave, starts, lag = turns
+    n = topology.num_workers
+    sender = topology.senders if by_edge else np.arange(n)
+    ring_of = np.arange(len(sender)) if by_edge else topology.senders
+    length = np.ones(len(sender), int)
+    np.maximum.at(length, ring_of, lag + 1)
+    first = np.cumsum(length) - length
 
-    message, of_read = np.unique(ring * most + reads.version, return_inverse=True)
-    ring, version = np.divmod(message, most)
-    writer = event[sender[ring], version - 1]
-    put = np.where(version > 0, waves[writer % num_events], -1)
-    last = np.zeros(len(message), int)
-    np.maximum.at(last, of_read, waves[reads.event])
-    start = np.searchsorted(ring, np.arange(len(sender) + 1))
-    later = np.searchsorted(ring * (num_waves + 1) + put, ring * (num_waves + 1) + last)
-    length = np.zeros(len(sender), int)
-    np.maximum.at(length, ring, later - np.arange(len(message)))
-    slot = (np.cumsum(length) - length)[ring] + (np.arange(len(message)) - start[ring]) % np.maximum(
-        length, 1
-    )[ring]
+    edge, reader = _edges(n, topology.receivers, worker)
+    oldest, newest = oldest[edge, step[reader]], heard[edge, step[reader]]
+    version, of_edge = ranges(oldest, newest - oldest + 1)
+    edge, reader = edge[of_edge], reader[of_edge]
+    ring = ring_of[edge]
+    is_read = np.zeros((len(sender), heard.shape[1] + 1), bool)
+    is_read[ring, version] = True
 
-    written = np.flatnonzero(version > 0)
-    which, place = packed(waves, num_waves)
-    writes, write_place = packed(waves[writer[written]], num_waves)
-    reads_, _ = packed(waves[reads.event], num_waves)
-    back = np.full(len(reads.edge), NOBODY)
-    if by_edge and len(written):
-        answer = _reverse(topology)[reads.edge] * most + reads.step + 1
-        at = np.minimum(np.searchsorted(message[written], answer), len(written) - 1)
-        there = message[written][at] == answer
-        back[there] = write_place[at[there]]
+    to, writer = _edges(n, topology.senders, worker) if by_edge else (worker, np.arange(len(worker)))
+    kept = is_read[to, step[writer] + 1]
+    back = np.full(len(edge), NOBODY)
+    to, writer = to[kept], writer[kept]
 
-    def column(values: np.ndarray, rows: np.ndarray, fill: int) -> np.ndarray:
-        return np.append(values, fill)[rows]
-
+    num_waves = int(starts[-1])
+    of_turns, place = in_rows(wave, num_waves)
+    of_reads, _ = in_rows(wave[reader], num_waves)
+    of_writes, write_place = in_rows(wave[writer], num_waves)
+    if by_edge:  # the neighbours that a worker reads from are those that it writes to, in the same order
+        answer = np.full(len(kept), NOBODY)
+        answer[kept] = write_place
+        back = answer[of_edge]
     table = Wave(
-        column(worker, which, NOBODY),
-        column(step, which, 0),
-        column(np.arange(num_events), which, -1),
-        column(slot[of_read], reads_, 0),
-        column(place[reads.event], reads_, NOBODY),
-        column(reads.edge, reads_, 0),
-        column(back, reads_, NOBODY),
-        column(slot[written], writes, NOBODY),
-        column(place[writer[written]], writes, 0),
+        of_turns(worker, NOBODY),
+        of_turns(step, 0),
+        of_turns(event[worker, step], -1),
+        of_reads(first[ring] + version % length[ring], 0),
+        of_reads(place[reader], NOBODY),
+        of_reads(edge, 0),
+        of_reads(back, NOBODY),
+        of_writes(first[to] + (step[writer] + 1) % length[to], NOBODY),
+        of_writes(place[writer], 0),
     )
-    slots = np.repeat(sender, length)
-    return table, slots if len(slots) else np.zeros(1, int)  # one at least, where nobody reads anything
+    return table, np.repeat(sender, length)
+
+
+def _edges(n: int, ends: np.ndarray, workers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The edges of which these workers (k,) are the ends (m,), one worker after the other, ascending; and
+    which of the k each belongs to."""
+    order, start = np.argsort(ends, kind="stable"), np.append(0, np.cumsum(np.bincount(ends, minlength=n)))
+    which, of_worker = ranges(start[workers], start[workers + 1] - start[workers])
+    return order[which], of_worker
 
 
 def _turns(topology: Topology) -> np.ndarray:
@@ -185,11 +240,3 @@ def _turns(topology: Topology) -> np.ndarray:
     turns = np.empty(len(order), int)
     turns[order] = np.arange(1, len(order) + 1) - np.repeat(np.cumsum(out) - out, out)
     return turns
-
-
-def _reverse(topology: Topology) -> np.ndarray:
-    """(m,) int, the edge that goes the other way, in an undirected graph.
-
-    Where it is among all edges, this one is when they are sorted by sender instead.
-    """
-    return np.lexsort((topology.receivers, topology.senders))

@@ -1,6 +1,10 @@
 """Waves: operations in the order of time become a few rows of many, which do not get in each other's way."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+from scipy.sparse import coo_array
 
 NOBODY = np.iinfo(np.int32).max
 """Stands for no worker, or no place, where a wave has less than others."""
@@ -39,14 +43,13 @@ class _Graph:
 
     def __init__(self, kinds: np.ndarray, before: np.ndarray, after: np.ndarray) -> None:
         self.kinds = kinds
-        self.next = after[np.argsort(before, kind="stable")]
+        self.next = after[grouped(before, len(kinds))]
         self.start = np.append(0, np.cumsum(np.bincount(before, minlength=len(kinds))))
         self.waits_for = np.bincount(after, minlength=len(kinds))
 
     def followers(self, operations: np.ndarray) -> np.ndarray:
-        start, count = self.start[operations], self.start[operations + 1] - self.start[operations]
-        ends = np.cumsum(count)
-        return self.next[np.repeat(start - ends + count, count) + np.arange(ends[-1] if len(ends) else 0)]
+        start = self.start[operations]
+        return self.next[ranges(start, self.start[operations + 1] - start)[0]]
 
 
 def _levels(graph: _Graph, bounds: np.ndarray, widths: np.ndarray) -> np.ndarray:
@@ -83,24 +86,57 @@ def _once(values: np.ndarray) -> np.ndarray:
     return values[np.append(True, values[1:] != values[:-1])] if len(values) else values
 
 
-def packed(waves: np.ndarray, num_waves: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of what is in each wave.
+def grouped(groups: np.ndarray, number: int) -> np.ndarray:
+    """(N,) int, what `np.argsort(groups, kind="stable")` is, by counting: groups (N,) are from 0 on, below
+    a number.
 
-    >>> packed(np.array([0, 1, 0]), 2)
-    (array([[ 0,  2],
-           [ 1, -1]]), array([0, 0, 1]))
+    >>> grouped(np.array([1, 0, 1]), 2).tolist()
+    [1, 0, 2]
+    """
+    rows = coo_array((np.arange(len(groups)), (groups, np.zeros(len(groups), int))), shape=(number, 1))
+    rows.has_canonical_format = True  # so that nobody adds up what is in a row
+    return rows.tocsr().data
+
+
+def ranges(first: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whole numbers in rows, one row after the other, and the row of each.
+
+    >>> ranges(np.array([4, 7]), np.array([2, 1]))
+    (array([4, 5, 7]), array([0, 0, 1]))
 
     Args:
-      waves: (N,) int, the wave of each.
+      first: (k,) int, the first of each row.
+      count: (k,) int, how many there are in it.
+    """
+    row = np.repeat(np.arange(len(count)), count)
+    return np.arange(len(row)) + (first - np.cumsum(count) + count)[row], row
+
+
+def in_rows(waves: np.ndarray, num_waves: int) -> tuple[Callable[[np.ndarray, Any], np.ndarray], np.ndarray]:
+    """Tables with a row for each wave.
+
+    >>> as_table, place = in_rows(np.array([0, 0, 1]), 2)
+    >>> as_table(np.array([5, 6, 7]), -1)
+    array([[ 5,  6],
+           [ 7, -1]], dtype=int32)
+
+    Args:
+      waves: (N,) int, the wave of each entry, ascending.
 
     Returns:
-      (num_waves, widest) int, which are in each wave, filled up with −1; and (N,) int, the place of each in
-      its row.
+      A function (values (N, ...), fill) -> (num_waves, widest, ...), whole numbers as int32; and (N,) int,
+      the place of each entry in its row.
     """
-    order = np.argsort(waves, kind="stable")
     count = np.bincount(waves, minlength=num_waves)
-    place = np.empty(len(waves), int)
-    place[order] = np.arange(len(waves)) - np.repeat(np.cumsum(count) - count, count)
-    rows = np.full((num_waves, max(1, count.max(initial=0))), -1)
-    rows[waves, place] = np.arange(len(waves))
-    return rows, place
+    place = np.arange(len(waves)) - (np.cumsum(count) - count)[waves]
+    width = max(1, count.max(initial=0))
+    at = waves * width + place
+
+    def as_table(values: np.ndarray, fill: Any) -> np.ndarray:
+        dtype = np.int32 if values.dtype.kind == "i" else values.dtype
+        table = np.empty((num_waves * width, *values.shape[1:]), dtype)
+        table[:] = fill
+        table[at] = values
+        return table.reshape(num_waves, width, *values.shape[1:])
+
+    return as_table, place
