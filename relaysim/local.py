@@ -249,6 +249,8 @@ def started(optimizer: optax.GradientTransformation, params: Stacked, grad: Any)
 
 def check_grad(grad: Any) -> None:
     """Raise a ValueError where `grad` cannot be called."""
+    if isinstance(grad, LocalSteps):
+        raise ValueError("grad is what local_steps returns, expected gradients of one sample at any models")
     if not callable(grad):
         what = f"grad is {grad!r}, expected a function (key, step, params) -> (losses, gradients)"
         raise ValueError(f"{what}, such as {type(grad).__name__}'s grad" if hasattr(grad, "grad") else what)

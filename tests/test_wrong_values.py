@@ -215,6 +215,8 @@ TABLE = [
     ("mixer", partial(rs.dpsgd, never, optimizer=sgd), {}, [ring, None, "gossip", N]),
     ("grad", partial(rs.dpsgd, mixer=rs.gossip(ring), optimizer=sgd), {}, [None, 3, "grad"]),
     ("steps", partial(rs.local_steps, never, sgd), {}, NO_COUNTS),
+    ("grad", partial(rs.gt_hsgd, mixer=rs.gossip(ring), optimizer=sgd), {}, [rs.local_steps(never, sgd, 2)]),
+    ("grad", partial(rs.destress, mixer=rs.gossip(ring), optimizer=sgd), {}, [rs.local_steps(never, sgd, 2)]),
     (
         "grad",
         lambda grad: simulate_with(algorithm=rs.dpsgd(grad, rs.gossip(ring), sgd)),
