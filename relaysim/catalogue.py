@@ -110,7 +110,7 @@ METHODS: dict[str, Method] = {
     "dpsgd": Method(algorithms.dpsgd, mixing.gossip, "ring", "D-PSGD", "#d55e00"),
     "d2": Method(algorithms.d2, mixing.gossip, "ring", "D²", "#029e73"),
     "exact-diffusion": Method(
-        algorithms.d2, partial(mixing.gossip, lazy=True), "ring", "exact diffusion", "#7f7f00"
+        algorithms.exact_diffusion, mixing.gossip, "ring", "exact diffusion", "#7f7f00"
     ),
     "gradient-tracking": Method(
         algorithms.gradient_tracking, mixing.gossip, "ring", "gradient tracking", "#cc78bc"

@@ -4,11 +4,13 @@ import functools
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import relaysim as rs
 from relaysim import topology
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -128,3 +130,26 @@ def test_a_hundred_thousand_workers_are_no_trouble():
             y = w @ y
         np.testing.assert_allclose(y, x.mean(), atol=1e-12)
     assert topology.equistatic(n, 8, 0).nnz <= 9 * n
+
+
+@pytest.mark.parametrize("name", NUMBERS["bary_tree"])
+def test_b_ary_trees_are_the_published_ones(name):
+    n, branching = (int(part[1:]) for part in name.split("_"))
+    tree, told = topology.b_ary_tree(n, branching), NUMBERS["bary_tree"][name]
+    assert topology.rooted(tree).parent.tolist() == told["parent"]
+    assert topology.distances(tree)[0].max() == told["depth"]
+
+
+@pytest.mark.parametrize("n", NUMBERS["relay_binary_tree_neighbours"])
+def test_binary_trees_of_the_public_comparison_are_the_published_ones(n):
+    tree = topology.b_ary_tree(int(n), 2)
+    told = NUMBERS["relay_binary_tree_neighbours"][n]
+    assert [sorted(tree.neighbours(i).tolist()) for i in range(int(n))] == told
+
+
+@pytest.mark.parametrize("n", [6, 8])
+def test_one_peer_exponential_graphs_are_the_published_ones(n):
+    """In which workers hear from the other side."""
+    mixer, eye = rs.one_peer_exponential(n), np.eye(n, dtype=np.float32)
+    for t, w in enumerate(MATRICES[f"one_peer_exponential/n{n}"]):
+        np.testing.assert_array_equal(mixer.mix(jax.random.key(0), t, mixer.init(eye), eye)[1], w.T)

@@ -27,7 +27,8 @@ def diloco(
 
     >>> import jax, relaysim as rs
     >>> task = rs.tasks.random_quadratics(jax.random.key(0), 8, 5, zeta2=1.0)
-    >>> method = rs.diloco(task.grad, rs.all_reduce(8), optax.adamw(0.01), local_steps=10)
+    >>> rs.diloco(task.grad, rs.all_reduce(8), optax.adamw(0.01), local_steps=10)
+    Algorithm('diloco with all_reduce by ring', 8 workers)
 
     Args:
       grad: (key, step, params) -> (losses (n,), gradients). In step t it is asked for the steps t K, …,
@@ -46,4 +47,5 @@ def diloco(
     check_number("outer_momentum", outer_momentum, 0, 1, "[)")
     several = local.local_steps(grad, optimizer, local_steps)
     outer = optax.sgd(outer_rate, momentum=outer_momentum, nesterov=True)
-    return dpsgd(several, mixer, outer)  # type: ignore[arg-type]
+    outer_steps = dpsgd(several, mixer, outer)  # type: ignore[arg-type]
+    return outer_steps._replace(name=outer_steps.name.replace("dpsgd", "diloco"))

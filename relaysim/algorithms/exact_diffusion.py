@@ -16,7 +16,8 @@ def exact_diffusion(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransform
 
     >>> import relaysim as rs
     >>> task = rs.tasks.random_quadratics(jax.random.key(0), 8, 5, zeta2=1.0)
-    >>> method = rs.exact_diffusion(task.grad, rs.gossip(rs.topology.ring(8)), optax.sgd(0.1))
+    >>> rs.exact_diffusion(task.grad, rs.gossip(rs.topology.ring(8)), optax.sgd(0.1))
+    Algorithm('exact_diffusion with gossip on ring', 8 workers)
 
     Args:
       grad: (key, step, params) -> (losses (n,), gradients), such as `task.grad`.
@@ -24,7 +25,8 @@ def exact_diffusion(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransform
         no longer sum to zero.
       optimizer: makes u from g, for each worker apart.
     """
-    return d2(grad, lazy(mixer), optimizer)
+    diffusion = d2(grad, lazy(mixer), optimizer)
+    return diffusion._replace(name=diffusion.name.replace("d2", "exact_diffusion"))
 
 
 def lazy(mixer: Mixer) -> Mixer:

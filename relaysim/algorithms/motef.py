@@ -116,4 +116,5 @@ def beer(
     >>> mixer, top = rs.gossip(rs.topology.ring(8)), rs.compress.top_k(0.2)
     >>> method = rs.beer(task.grad, mixer, optax.sgd(0.05), compressor=top, gamma=0.2)
     """
-    return motef(grad, mixer, optimizer, compressor=compressor, gamma=gamma, momentum=1.0)
+    tracked = motef(grad, mixer, optimizer, compressor=compressor, gamma=gamma, momentum=1.0)
+    return tracked._replace(name=tracked.name.replace("motef", "beer"))
