@@ -198,6 +198,31 @@ def test_of_large_problems_only_products_are_asked_for(monkeypatch):
     assert theory.rate(method, start()) == pytest.approx(whole, rel=1e-6)
 
 
+def test_what_a_step_returns_as_it_came_is_no_part_of_the_state():
+    """Such as what relayed sums are relative to: it would be an eigenvalue of 1, which hides the others."""
+    method = build(rs.relaysgd, rs.relay_sum, GRAPHS["chain"], 0.5)
+    assert abs(theory.eigenvalues(method, start(), count=50) - 1).min() > 1e-3
+
+
+@pytest.mark.slow
+def test_the_rate_of_many_workers_is_the_measured_one(x64):
+    n = 20_000
+    task = rs.tasks.quadratics(np.ones((n, 1, 1)), np.ones((n, 1)))
+    method = rs.relaysgd(task.grad, rs.relay_sum(topology.binary_tree(n)), optax.sgd(0.1))
+    first = np.random.default_rng(0).normal(size=(n, 1))
+    run = rs.simulate(
+        jax.random.key(0),
+        method,
+        first,
+        num_steps=4000,
+        every=2000,
+        measure=lambda x: {"e": abs(x - 1).max()},
+    )
+    half, whole = run.metrics["e"]
+    predicted = theory.rate(method, np.zeros((n, 1)))
+    assert np.log(predicted) == pytest.approx(np.log(whole / half) / 2000, rel=0.02)
+
+
 def test_a_method_of_ones_own_has_a_rate():
     def step(key, t, s):
         return 0.75 * s, rs.Info(jnp.zeros(2))

@@ -26,7 +26,8 @@ CONSERVED = 1e-8
 def operator(method: Algorithm | Mixer, params: Stacked = None, *, key: Key | None = None) -> LinearOperator:
     """The derivative of a method's step with respect to its state, as a scipy LinearOperator (N, N).
 
-    Where graphs change it is that of a whole period. Random keys and counters are no part of the state.
+    Where graphs change it is that of a whole period. Random keys, counters, and what a step returns as it
+    came are no part of the state.
 
     >>> import relaysim as rs
     >>> operator(rs.gossip(rs.topology.ring(4))).shape
@@ -67,8 +68,9 @@ def rate(method: Algorithm | Mixer, params: Stacked = None, *, key: Key | None =
     """ρ, the factor by which a method's errors shrink in a step, in the long run: ‖x_t − x_∞‖ ~ ρ^t.
 
     It is the largest magnitude of the eigenvalues of the step's derivative, without those that are 1 (what is
-    conserved does not shrink, and does not matter). Suboptimality shrinks by ρ² a step. Above 1 the method
-    diverges. Of a mixer it is |λ₂|, also of RelaySum's delay matrix, and per step where graphs change.
+    conserved does not shrink, and does not matter; what is within 1e-8 of 1 counts as that). Suboptimality
+    shrinks by ρ² a step. Above 1 the method diverges. Of a mixer it is |λ₂|, also of RelaySum's delay matrix,
+    and per step where graphs change.
 
     >>> import relaysim as rs, optax
     >>> round(rate(rs.gossip(rs.topology.ring(8))), 6), round(rate(rs.relay_sum(rs.topology.chain(8))), 6)
@@ -153,7 +155,11 @@ def _flat(
     key = jax.random.key(0) if key is None else check_key("key", key)
     params = jax.tree.map(lambda x: jnp.asarray(x, float), params)
     leaves, treedef = jax.tree.flatten(method.init(key, params))
-    real = [jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves]
+    kept = _kept(lambda t, *leaves: method.step(key, t, jax.tree.unflatten(treedef, leaves))[0], leaves)
+    real = [
+        jnp.issubdtype(jnp.result_type(leaf), jnp.floating) and not same
+        for leaf, same in zip(leaves, kept, strict=True)
+    ]
     start, unravel = ravel_pytree([leaf for leaf, r in zip(leaves, real, strict=True) if r])
     period = len(method.messages(params))
 
@@ -166,6 +172,12 @@ def _flat(
         return ravel_pytree([leaf for leaf, r in after if r])[0]
 
     return start, step, period
+
+
+def _kept(step: Callable, leaves: list) -> list[bool]:
+    """Which leaves a step returns as they came, such as what relayed sums are relative to."""
+    traced = jax.make_jaxpr(step)(jnp.zeros((), jnp.int32), *leaves).jaxpr
+    return [before is after for before, after in zip(traced.invars[1:], traced.outvars, strict=True)]
 
 
 def _averaging(mixer: Mixer) -> Algorithm:
