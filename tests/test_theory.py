@@ -198,6 +198,13 @@ def test_of_large_problems_only_products_are_asked_for(monkeypatch):
     assert theory.rate(method, start()) == pytest.approx(whole, rel=1e-6)
 
 
+def test_a_step_that_leaves_nothing_has_the_rate_0(monkeypatch):
+    monkeypatch.setattr(theory.methods, "DENSE", 4)
+    task = rs.tasks.quadratics(np.ones((N, 1, 1)), np.ones((N, 1)))
+    method = rs.dpsgd(task.grad, rs.gossip(GRAPHS["ring"]), optax.sgd(1.0))
+    assert theory.rate(method, np.zeros((N, 1))) == 0
+
+
 def test_what_a_step_returns_as_it_came_is_no_part_of_the_state():
     """Such as what relayed sums are relative to: it would be an eigenvalue of 1, which hides the others."""
     method = build(rs.relaysgd, rs.relay_sum, GRAPHS["chain"], 0.5)

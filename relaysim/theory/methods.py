@@ -213,6 +213,8 @@ def _largest(whole: Any, count: int) -> np.ndarray:
         found = np.linalg.eigvals(whole @ np.eye(size))
     else:
         start, many = np.random.default_rng(0).standard_normal(size), min(size - 1, max(100, 4 * count))
+        if not (whole @ start).any():  # nothing is left after a step, which ARPACK does not take
+            return np.zeros(count)
         found = eigs(whole, k=count, v0=start, ncv=many, tol=1e-9, return_eigenvectors=False)
     return found[np.argsort(-abs(found), kind="stable")]
 
