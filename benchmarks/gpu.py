@@ -2,8 +2,9 @@
 
 A step is told in arrays at the speed of a copy: how many arrays of the models' size a plain copy reads and
 writes in the time that the step takes. Steps are those of `simulate`, and of plain loops over single steps
-and over pairs of them. Gradients are those of n models on 32 samples each, by every way to compute them. Each
-row is written as soon as it is there, so that a run that is cut short leaves what it has.
+and over pairs of them; beside them stands what the program that was compiled for this GPU moves, counted as
+`benchmarks.compiled` does. Gradients are those of n models on 32 samples each, by every way to compute them.
+Each row is written as soon as it is there, so that a run that is cut short leaves what it has.
 """
 
 import functools
@@ -41,6 +42,7 @@ CASES: dict[str, Callable[[int], rs.Mixer]] = {
 FLOOR = {"RelaySGD": 7, "D-PSGD": 3}
 """Arrays that a step must move, models, messages and data."""
 SECONDS, RATE, ARRAYS, DIFFERENT = "s a step", "GB/s", "arrays at the speed of a copy", "largest difference"
+MOVING = "GB/s of what is moved"
 GRADIENT, TEMPORARIES = "ms a gradient", "GB, temporaries"
 BATCH = 32
 MODELS = {
@@ -58,12 +60,8 @@ def steps(smoke: bool) -> Iterator[Row]:
             yield from of_step(name, mixer(n), n, d, count)
 
 
-def of_step(name: str, mixer: rs.Mixer, n: int, d: int, count: int) -> Iterator[Row]:
-    method = engine.silent(rs.dpsgd(compiled.grad, mixer, optax.sgd(0.01)))
-    key, start = jax.random.key(0), jax.random.normal(jax.random.key(1), (n, d))
-
-    def learn(num_steps: int) -> Any:
-        return rs.simulate(key, method, start, num_steps=num_steps, every=num_steps).params
+def loop_of(method: rs.Algorithm, key: Any) -> Callable[[Any, int, int], Any]:
+    """(state, how many steps, so many in the loop's body) -> state; the state is given away."""
 
     @functools.partial(jax.jit, static_argnums=(1, 2), donate_argnums=0)
     def plain(state: Any, num_steps: int, unroll: int) -> Any:
@@ -72,14 +70,26 @@ def of_step(name: str, mixer: rs.Mixer, n: int, d: int, count: int) -> Iterator[
 
         return jax.lax.fori_loop(0, num_steps, step, state, unroll=unroll)
 
+    return plain
+
+
+def fresh(method: rs.Algorithm, key: Any, start: Any) -> Any:
+    return jax.tree.map(jnp.array, method.init(key, start))  # no two of one array, which are given away
+
+
+def of_step(name: str, mixer: rs.Mixer, n: int, d: int, count: int) -> Iterator[Row]:
+    method = engine.silent(rs.dpsgd(compiled.grad, mixer, optax.sgd(0.01)))
+    key, start = jax.random.key(0), jax.random.normal(jax.random.key(1), (n, d))
+
+    def learn(num_steps: int) -> Any:
+        return rs.simulate(key, method, start, num_steps=num_steps, every=num_steps).params
+
     @functools.partial(jax.jit, donate_argnums=0)
     def copied(x: Any) -> Any:
         return jax.lax.fori_loop(0, count, lambda t, x: -x, x)
 
-    def fresh() -> Any:
-        return jax.tree.map(jnp.array, method.init(key, start))  # no two of one array, which are given away
-
-    held = {1: fresh(), 2: fresh(), "copy": jnp.copy(start)}
+    plain = loop_of(method, key)
+    held = {1: fresh(method, key, start), 2: fresh(method, key, start), "copy": jnp.copy(start)}
 
     def again(what: Any) -> Any:
         held[what] = copied(held[what]) if what == "copy" else plain(held[what], count, what)
@@ -95,19 +105,19 @@ def of_step(name: str, mixer: rs.Mixer, n: int, d: int, count: int) -> Iterator[
     for what, label in labels.items():
         yield row(label, n, d, SECONDS, np.array(times[what]) / count)
         yield row(label, n, d, ARRAYS, 2 * over[what])
-    moved = 4 * n * d * FLOOR[name.split(",")[0]]
-    yield row(
-        f"{name}, of the floor", n, d, RATE, 1e-9 * moved * count / np.array(times["simulate"]), "higher"
-    )
+    floor, taken = 4 * n * d * FLOOR[name.split(",")[0]], np.array(times["simulate"]) / count
+    yield row(f"{name}, of the floor", n, d, RATE, 1e-9 * floor / taken, "higher")
+    device = jax.devices()[0]
+    shape = jax.ShapeDtypeStruct((n, d), jnp.float32)
+    moved = compiled.facts(compiled.loop(method, shape, device, None), device.platform)[compiled.MOVED]
+    yield row(name, n, d, compiled.MOVED, moved / (4 * n * d))
+    yield row(name, n, d, MOVING, 1e-9 * moved / taken, "higher")
     copy = 1e-9 * 8 * n * d * count / np.array(times["copy"])
     yield row("copy", n, d, f"{RATE}, beside {name}", copy, "higher")
-    for odd in (0, 1):
-        apart = jnp.abs(learn(6 + odd) - method.params(plain(fresh(), 6 + odd, 1))).max()
-        yield row(f"{name}, {6 + odd} steps, simulate − loop", n, d, DIFFERENT, float(apart))
 
 
 def right() -> Iterator[Row]:
-    """The models after 50 steps, against those on the CPU."""
+    """The models after 50 steps, against those on the CPU; those of `simulate`, against single steps."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "cpu.npz"
         command = [sys.executable, "-m", "benchmarks.gpu", "--models", str(file)]
@@ -116,6 +126,14 @@ def right() -> Iterator[Row]:
     for name, x in here.items():
         apart = np.abs(x - there[name]).max() / np.abs(there[name]).max()
         yield row(f"{name}, against the CPU", 1000, 8, DIFFERENT, apart)
+    key, start = jax.random.key(0), jax.random.normal(jax.random.key(1), (1000, 8))
+    for name, mixer in CASES.items():
+        method = engine.silent(rs.dpsgd(compiled.grad, mixer(1000), optax.sgd(0.1)))
+        single = loop_of(method, key)
+        for count in (6, 7):
+            learnt = rs.simulate(key, method, start, num_steps=count, every=count).params
+            apart = jnp.abs(learnt - method.params(single(fresh(method, key, start), count, 1))).max()
+            yield row(f"{name}, {count} steps, simulate − loop", 1000, 8, DIFFERENT, float(apart))
 
 
 def models() -> dict[str, np.ndarray]:
@@ -132,7 +150,7 @@ def gradients(smoke: bool) -> Iterator[Row]:
         for name, (model, sample) in list(MODELS.items())[: 1 if smoke else None]:
             images = len(sample) > 1
             for patches in (True, False) if images else (False,):
-                for group in sorted({n, min(n, 64), min(n, 16)}, reverse=True) if n != 64 else (64, 16, 1):
+                for group in (64, 16, 1) if n == 64 else sorted({n, min(n, 64), min(n, 16)}, reverse=True):
                     yield from of_gradient(name, model, sample, n, group, patches)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from relaysim import algorithms, compress, mixing, palette, timing, topology
+from relaysim.checks import check_choice
 from relaysim.models import CNN, MLP, VGG11, Transformer, resnet20
 from relaysim.recipe import sgd
 from relaysim.tasks import Dataset, datasets, partition, texts
@@ -117,8 +118,8 @@ METHODS: dict[str, Method] = {
     "quasi-global-momentum": Method(
         _quasi_global, mixing.gossip, "ring", "D-PSGD + quasi-global momentum", "#ca9161", momentum=True
     ),
-    "sgp": Method(algorithms.push_sum, mixing.push, "exponential", "SGP, exponential graph", "goldenrod"),
-    "sgp-one-peer": Method(algorithms.push_sum, _peers, "", "SGP, one peer", "sandybrown"),
+    "sgp": Method(algorithms.push_sum, mixing.push, "exponential", "SGP, exponential graph", "#de8f05"),
+    "sgp-one-peer": Method(algorithms.push_sum, _peers, "", "SGP, one peer", "#de8f05"),
     "sgp-two-peers": Method(algorithms.push_sum, partial(_peers, rounds=2), "", "SGP", "#de8f05"),
     "allreduce": Method(algorithms.allreduce, mixing.all_reduce, "", "all-reduce", "0.4"),
     "nids": Method(algorithms.nids, mixing.gossip, "ring", "NIDS", "#556b2f"),
@@ -145,7 +146,16 @@ METHODS: dict[str, Method] = {
     "ceca": Method(algorithms.ceca, _by_itself, "", "DSGD-CECA", "#708090"),
 }
 
+ALSO = {
+    "DSGD": "dpsgd",
+    "gossip": "dpsgd",
+    "DSGT": "gradient-tracking",
+    "BTPP": "btpp",
+}
+"""What methods are also called in figures -> their names."""
+
 palette.COLOURS.update({method.label: method.colour for method in METHODS.values()})
+palette.COLOURS.update({label: METHODS[name].colour for label, name in ALSO.items()})
 
 OPTIMIZERS: dict[str, Callable[[float | optax.Schedule, float, float], optax.GradientTransformation]] = {
     "sgd": lambda rate, momentum, decay: sgd(rate, momentum=momentum, weight_decay=decay),
@@ -174,6 +184,4 @@ def choose(name: str, value: str, choices: dict[str, Any]) -> Any:
     Raises:
       ValueError: where there is none; it lists those that there are.
     """
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
-    return choices[value]
+    return choices[check_choice(name, value, choices)]

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from relaysim.checks import check_bool, check_count
+from relaysim.checks import check_bool, check_count, check_path
 from relaysim.types import Key, Stacked
 
 try:
@@ -41,6 +41,9 @@ class Checkpoint:
     A checkpoint is whole or not there: what was being written when a run was killed counts for nothing. The
     last two are kept.
 
+    >>> Checkpoint("out/run", every=100, resume=True)  # for `rs.simulate(..., checkpoint=)`
+    Checkpoint(folder='out/run', every=100, resume=True)
+
     Args:
       folder: of this run alone.
       every: steps between checkpoints, a multiple of the steps between records.
@@ -55,8 +58,7 @@ class Checkpoint:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.folder, str | os.PathLike):
-            raise ValueError(f"folder is {self.folder!r}, expected a path")
+        check_path("folder", self.folder)
         check_count("every", self.every)
         check_bool("resume", self.resume)
 

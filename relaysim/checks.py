@@ -2,7 +2,9 @@
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,12 +22,13 @@ def check_count(name: str, value: Any, least: int = 1, most: float = math.inf) -
     return int(value)
 
 
-def check_positive(**numbers: int | Sequence[int]) -> None:
-    """Check that each is an integer of at least 1, or a tuple or list of such."""
-    for name, value in numbers.items():
-        entries: Any = value if isinstance(value, tuple | list) else (value,)
-        if not all(_is_integer(entry, 1) for entry in entries):
-            raise ValueError(f"{name} is {shown(value)}, expected integers of at least 1")
+def check_counts(name: str, values: Any) -> tuple[int, ...]:
+    """The values as a tuple of ints: a sequence of integers of at least 1."""
+    sequence = np.iterable(values) and not isinstance(values, str | Mapping)
+    counts = tuple(int(entry) if _is_integer(entry, 1) else 0 for entry in values) if sequence else (0,)
+    if not all(counts):
+        raise ValueError(f"{name} is {shown(values)}, expected a sequence of integers of at least 1")
+    return counts
 
 
 def check_bool(name: str, value: Any) -> bool:
@@ -53,6 +56,43 @@ def check_number(
         between = f"{left}{low}, {high}{right}"
         raise ValueError(f"{name} is {shown(value)}, expected a finite number in {between}")
     return number
+
+
+def check_numbers(name: str, values: Any, *shape: int | str) -> np.ndarray:
+    """The values as an array of real numbers, of this shape; a letter in it stands for any length above 0."""
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError):  # keys, and rows of different lengths
+        array = np.array(None)
+    fits = array.ndim == len(shape) and all(
+        length > 0 if isinstance(expected, str) else length == expected
+        for length, expected in zip(array.shape, shape, strict=True)
+    )
+    if array.dtype.kind not in "biuf" or not fits:
+        of_shape = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+        raise ValueError(f"{name} is {shown(values)}, expected real numbers of shape {of_shape}")
+    return array
+
+
+def check_choice(name: str, value: Any, choices: Collection[str]) -> Any:
+    """The value: one of these names."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} is {shown(value)}, expected one of {', '.join(map(repr, choices))}")
+    return value
+
+
+def check_function(name: str, value: Any, what: str) -> Any:
+    """The value: a function."""
+    if not callable(value):
+        raise ValueError(f"{name} is {shown(value)}, expected a function {what}")
+    return value
+
+
+def check_path(name: str, value: Any) -> Path:
+    """The value as a path."""
+    if not isinstance(value, str | PathLike):
+        raise ValueError(f"{name} is {shown(value)}, expected a path")
+    return Path(value)
 
 
 def check_key(name: str, key: Any) -> jax.Array:
@@ -88,7 +128,7 @@ def check_gaps(num_steps: Any, every: Any) -> np.ndarray:
     gaps = np.diff(np.asarray(every), prepend=0)
     if gaps.ndim != 1 or gaps.dtype.kind not in "iu" or not (gaps > 0).all() or gaps.sum() != num_steps:
         raise ValueError(
-            f"every is {every!r}, expected ascending steps of which the last is num_steps = {num_steps}"
+            f"every is {shown(every)}, expected ascending steps of which the last is num_steps = {num_steps}"
         )
     return gaps
 
@@ -138,7 +178,8 @@ def _real(value: Any) -> float:
 
 
 def shown(value: Any) -> str:
-    """A value in a message, an array by its kind."""
+    """A value in a message, in one line of at most 150 signs; an array by its kind."""
     if isinstance(value, np.ndarray | jax.Array) and value.ndim:
         return f"{value.dtype} of shape {value.shape}"
-    return repr(value)
+    told = " ".join(repr(value).split())
+    return told if len(told) <= 150 else f"{told[:149]}…"

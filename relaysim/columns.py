@@ -37,9 +37,14 @@ def by_platform(*args: Any, default: Callable, **branches: Callable) -> Any:
 
     Where it is known when this is traced, the arrays that the other functions close over are left out.
     """
-    if platform := _target.get():
+    if platform := _target.get() or (jax.default_backend() if _at_once(args) else None):
         return branches.get(platform, default)(*args)
     return jax.lax.platform_dependent(*args, default=default, **branches)
+
+
+def _at_once(args: Any) -> bool:
+    """Whether this is computed operation by operation, where each call would compile a program anew."""
+    return not any(isinstance(x, jax.core.Tracer) for x in (*jax.tree.leaves(args), jnp.zeros(())))
 
 
 def on_columns(function: Callable) -> Callable:
@@ -63,7 +68,8 @@ def on_columns(function: Callable) -> Callable:
         out = jax.tree.map(back, called(*laid), jax.eval_shape(function, *each))
         return out, jax.tree.map(lambda _: True, out)
 
-    return _differentiable(called, function)
+    anyhow = _differentiable(called, function)
+    return lambda *args: (function if _at_once(args) else anyhow)(*args)
 
 
 def repeat(step: Callable[[Any], Any], times: int, carry: Any) -> Any:

@@ -14,7 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
-from relaysim.checks import check_count, check_number
+from relaysim.checks import (
+    check_bool,
+    check_choice,
+    check_count,
+    check_function,
+    check_number,
+    check_path,
+    shown,
+)
 from relaysim.kept import Kept
 from relaysim.simulate import Trace, simulate
 from relaysim.threads import side_by_side
@@ -67,9 +75,8 @@ def search(
     """
     for rate in start.values() if isinstance(start, Mapping) else [start]:
         check_number("start", rate, 0, math.inf, "()")
-    for rate in grid:
-        check_number("grid", rate, 0, math.inf, "()")
-    return Search(start, tuple(map(float, grid)), _seeds(seeds), check_number("margin", margin, 0))
+    grid = _grid("grid", grid)
+    return Search(start, grid, _seeds(seeds), check_number("margin", margin, 0))
 
 
 @dataclass(frozen=True)
@@ -216,6 +223,7 @@ def compare(
       ValueError: where an argument does not fit, or the folder holds a comparison with other settings.
     """
     _check(methods, tasks, metric, mode)
+    _check_options(num_steps, every, until, network, out, about, progress)
     seeds = _seeds(range(check_count("seeds", seeds)) if isinstance(seeds, int) else seeds)
     how, known = _rates(rates, methods, tasks)
     names: dict[str, Any] = {"methods": list(methods), "tasks": list(tasks), "metric": metric, "mode": mode}
@@ -433,16 +441,23 @@ def _rates(rates: Any, methods: Mapping, tasks: Mapping) -> tuple[Search, dict[t
             if (task, name) not in rates and name not in rates:
                 raise ValueError(f"rates lacks the learning rate of {name!r} on {task!r}, expected all")
         known = {(t, m): rates[t, m] if (t, m) in rates else rates[m] for t, m in cells}
-    elif np.ndim(rates) == 1 and len(rates):
-        return search(grid=list(rates)), {}
+    elif isinstance(rates, list | tuple | np.ndarray | jax.Array) and np.size(rates) and np.ndim(rates):
+        return search(grid=_grid("rates", rates)), {}
     else:
         known = dict.fromkeys(cells, rates)
     return search(), {cell: check_number("rates", rate, 0, math.inf, "()") for cell, rate in known.items()}
 
 
+def _grid(name: str, rates: Any) -> tuple[float, ...]:
+    """Rates to choose from."""
+    if isinstance(rates, str | Mapping) or not np.iterable(rates):
+        raise ValueError(f"{name} is {shown(rates)}, expected learning rates")
+    return tuple(check_number(name, rate, 0, math.inf, "()") for rate in rates)
+
+
 def _seeds(seeds: Any) -> tuple[int, ...]:
     if isinstance(seeds, str) or not np.iterable(seeds) or not len(chosen := list(seeds)):
-        raise ValueError(f"seeds is {seeds!r}, expected a number of them, or the seeds")
+        raise ValueError(f"seeds is {shown(seeds)}, expected a number of them, or the seeds")
     if len(set(chosen)) < len(chosen):
         raise ValueError(f"seeds is {chosen}, expected different ones")
     return tuple(check_count("seeds", seed, 0) for seed in chosen)
@@ -451,14 +466,29 @@ def _seeds(seeds: Any) -> tuple[int, ...]:
 def _check(methods: Any, tasks: Any, metric: Any, mode: Any) -> None:
     for name, given, what in (("methods", methods, "(task, rate) -> method"), ("tasks", tasks, "task")):
         if not isinstance(given, Mapping) or not given or not all(isinstance(key, str) for key in given):
-            raise ValueError(f"{name} is {given!r}, expected a dict from names to {what}")
+            raise ValueError(f"{name} is {shown(given)}, expected a dict from names to {what}")
     for name, method in methods.items():
-        if not callable(method):
-            raise ValueError(f"methods[{name!r}] is {method!r}, expected a function (task, rate) -> method")
+        check_function(f"methods[{name!r}]", method, "(task, rate) -> method")
     if not isinstance(metric, str):
-        raise ValueError(f"metric is {metric!r}, expected the name of what tasks measure")
-    if mode not in ("max", "min"):
-        raise ValueError(f"mode is {mode!r}, expected 'max' or 'min'")
+        raise ValueError(f"metric is {shown(metric)}, expected the name of what tasks measure")
+    check_choice("mode", mode, ("max", "min"))
+
+
+def _check_options(
+    num_steps: Any, every: Any, until: Any, network: Any, out: Any, about: Any, progress: Any
+) -> None:
+    for name, length in (("num_steps", num_steps), ("every", every)):
+        if not callable(length) and not (name == "every" and length is None):
+            check_count(name, length)
+    if until is not None:
+        check_function("until", until, "of a record")
+    if network is not None and not isinstance(network, Network):
+        raise ValueError(f"network is {shown(network)}, expected one such as rs.timing.wan()")
+    if out is not None:
+        check_path("out", out)
+    if about is not None and not isinstance(about, Mapping):
+        raise ValueError(f"about is {shown(about)}, expected names and numbers by name")
+    check_bool("progress", progress)
 
 
 def _warn(broken: list[dict[str, Any]], runs: int) -> None:

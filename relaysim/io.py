@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
+from relaysim.checks import check_path, shown
 from relaysim.simulate import Trace
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def tidy(trace: Trace) -> "pd.DataFrame":
     """
     import pandas as pd  # slow to import
 
+    _check_trace("trace", trace)
     num_records, n = len(trace.steps), jax.tree.leaves(trace.params)[0].shape[0]
     if np.ndim(trace.divergence.step):
         raise ValueError("trace is of several runs, expected one: take trace i with rs.io.unstack(trace)[i]")
@@ -62,10 +64,21 @@ def unstack(traces: Trace) -> list[Trace]:
     >>> traces = jax.vmap(run)(jax.random.split(jax.random.key(0), 2))
     >>> [trace.metrics["loss"].shape for trace in unstack(traces)]
     [(2, 3), (2, 3)]
+
+    Raises:
+      ValueError: where it is the trace of one run.
     """
+    _check_trace("traces", traces)
     traces = jax.device_get(traces)
-    k = len(np.asarray(traces.divergence.step))
+    if not np.ndim(traces.divergence.step):
+        raise ValueError("traces is of one run, expected those of several from jax.vmap")
+    k = len(traces.divergence.step)
     return [jax.tree.map(lambda x, i=i: x[i], traces) for i in range(k)]
+
+
+def _check_trace(name: str, trace: Trace) -> None:
+    if not isinstance(trace, Trace):
+        raise ValueError(f"{name} is {shown(trace)}, expected a trace from rs.simulate")
 
 
 def save_table(table: "pd.DataFrame", path: Path | str) -> Path:
@@ -79,7 +92,9 @@ def save_table(table: "pd.DataFrame", path: Path | str) -> Path:
       ValueError: for another ending.
       OSError: where it cannot be written.
     """
-    path = Path(path)
+    path = check_path("path", path)
+    if not hasattr(table, "to_csv"):
+        raise ValueError(f"table is {shown(table)}, expected a table of pandas")
     writers = {
         ".csv": lambda p: table.to_csv(p, index=False),
         ".md": lambda p: p.write_text(table.to_markdown(index=False) + "\n"),

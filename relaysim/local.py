@@ -68,6 +68,10 @@ def per_worker(
 
 def _built_per_worker(build: Any, settings: dict[str, Any]) -> PerWorker:
     """The settings lie in the state, (n, ...) as the rest of it."""
+    if not callable(build):
+        raise ValueError(
+            f"optimizer is {type(build).__name__}, expected with settings a function such as optax.sgd"
+        )
     own = {k: jnp.asarray(v) for k, v in settings.items() if isinstance(v, list | np.ndarray | jax.Array)}
     own = {name: values for name, values in own.items() if values.ndim}
     build = functools.partial(build, **{name: v for name, v in settings.items() if name not in own})
@@ -209,7 +213,8 @@ def local_update(grad: Grad | LocalSteps, optimizer: optax.GradientTransformatio
       optimizer: any optax transformation; for plain SGD, u = −γ g.
 
     Raises:
-      ValueError: where `grad` cannot be called or `optimizer` is not an optax transformation.
+      ValueError: where `grad` cannot be called or `optimizer` is not an optax transformation; in `init`,
+        where it does not suit the task of `grad`.
     """
     if not isinstance(grad, LocalSteps):
         check_grad(grad)
@@ -217,7 +222,7 @@ def local_update(grad: Grad | LocalSteps, optimizer: optax.GradientTransformatio
     of = grad if isinstance(grad, LocalSteps) else LocalSteps(lambda x: (), _without_memory(grad))
 
     def init(key: Key, params: Stacked) -> LocalState:
-        return LocalState(key, optimizer.init(params), of.init(params))
+        return LocalState(key, started(optimizer, params, grad), of.init(params))
 
     def gradient(step: Array, s: LocalState, params: Stacked) -> tuple[LocalState, Stacked, Info]:
         inner, loss, g = of.step(s.key, step, s.inner, params)
@@ -231,6 +236,15 @@ def local_update(grad: Grad | LocalSteps, optimizer: optax.GradientTransformatio
         return s._replace(opt=opt), u
 
     return LocalUpdate(init, gradient, apply)
+
+
+def started(optimizer: optax.GradientTransformation, params: Stacked, grad: Any) -> Any:
+    """The optimizer's state at the start, after the task of `grad`, if it cares, has had a look at it."""
+    state = optimizer.init(params)
+    check = getattr(getattr(grad, "__self__", None), "check_optimizer", None)
+    if check is not None:
+        check(params, state)
+    return state
 
 
 def check_grad(grad: Any) -> None:

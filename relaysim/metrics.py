@@ -59,7 +59,7 @@ def of_workers(measure: Callable[..., dict[str, Array]], mask: Any) -> Callable[
       these workers; of what is of each worker, arrays (n, ...), the others' part is NaN.
 
     Raises:
-      ValueError: where `mask` is none, or leaves nobody.
+      ValueError: where `mask` is no mask of n workers, or leaves nobody.
     """
     mask = np.asarray(mask)
     if mask.ndim != 1 or mask.dtype != bool or not mask.any():

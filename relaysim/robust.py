@@ -2,6 +2,10 @@
 
 A model is one vector here, all leaves of a worker together. What is not finite counts as infinitely far. A
 call holds the neighbours' models side by side: n times the largest degree times a model, so hubs are dear.
+
+All take `drop`, the probability with which each message is lost, or a process of `rs.faults`: a worker looks
+at what arrived, and where that is too little for `attackers` it keeps its own model. And `mesh`, the devices
+that the workers lie over (see `sharding`): only rows that cross between them are sent.
 """
 
 from collections.abc import Callable
@@ -10,15 +14,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from relaysim import topology as topologies
 from relaysim.checks import check_count, check_number
+from relaysim.faults import Drop, loss_of
+from relaysim.mixing.halo import neighbours_over
 from relaysim.topology import Topology, as_topology
-from relaysim.types import Array, Key, Messages, Mixer, Stacked
+from relaysim.types import Array, Key, Messages, Mixer, Stacked, made_by
 
 
 def clipped_gossip(
-    topology: Topology, weights: Any = None, *, radius: float | Array | None = None, attackers: int = 0
+    topology: Topology,
+    weights: Any = None,
+    *,
+    radius: float | Array | None = None,
+    attackers: int = 0,
+    drop: Drop = 0.0,
+    mesh: Mesh | None = None,
 ) -> Mixer:
     """Self-centred clipping: x_i ← x_i + Σ_j W_ij clip(x_j − x_i, τ_i), no longer than τ_i each.
 
@@ -27,18 +40,21 @@ def clipped_gossip(
     neighbours but the `attackers` farthest ones, δ_i being the most weight that so many neighbours have.
 
     >>> import relaysim as rs
-    >>> mixer = clipped_gossip(rs.topology.ring(8), radius=0.1)
+    >>> clipped_gossip(rs.topology.ring(8), radius=0.1)
+    Mixer('clipped_gossip on ring', 8 workers)
 
     Args:
       topology: connected and undirected.
       weights: W, as for `gossip`; Metropolis–Hastings by default.
       radius: τ of all workers, at least 0.
       attackers: how many neighbours of a worker may lie, where there is no radius; then at least 1.
+      drop: who is not heard counts as one who agrees.
+      mesh: as for all robust mixers.
 
     Raises:
       ValueError: where neither is given, an argument is out of its range or the weights do not fit.
     """
-    near = _Neighbours(topology)
+    near = _Neighbours(topology, drop, mesh)
     if radius is None:
         check_count("attackers", attackers)
     else:
@@ -48,26 +64,26 @@ def clipped_gossip(
         if weights is None
         else topologies.check_weights(weights, near.graph)
     )
-    w = near.padded(_entries(w, near.index), 0)
+    w = np.where(near.there, _entries(w, near.index), 0)
     doubt = np.sort(w, axis=1)[:, -attackers:].sum(1) if radius is None else np.ones(near.n)
 
-    def mixed(x: Array) -> Array:
-        moved = near.of(x) - x[:, None]
+    def mixed(x: Array, others: Array, there: Array) -> Array:
+        weight, moved = jnp.where(there, w, 0).astype(x.dtype), others - x[:, None]
         far = jnp.linalg.norm(moved, axis=2)
         far, moved = jnp.where(jnp.isfinite(far), far, jnp.inf), jnp.where(jnp.isfinite(moved), moved, 0)
         if radius is None:
-            rank = jnp.argsort(jnp.argsort(jnp.where(near.there, -far, jnp.inf)))  # 0 is the farthest
-            trusted = jnp.where((rank >= attackers) & near.there, w.astype(x.dtype) * far**2, 0)
+            rank = jnp.argsort(jnp.argsort(jnp.where(there, -far, jnp.inf)))  # 0 is the farthest
+            trusted = jnp.where((rank >= attackers) & there, weight * far**2, 0)
             tau = jnp.sqrt(trusted.sum(1) / doubt.astype(x.dtype))
         else:
             tau = jnp.full(near.n, radius, x.dtype)
         share = jnp.minimum(1, tau[:, None] / jnp.maximum(far, jnp.finfo(x.dtype).tiny))
-        return x + jnp.einsum("nk,nkd->nd", w.astype(x.dtype) * share, moved)
+        return x + jnp.einsum("nk,nkd->nd", weight * share, moved)
 
     return near.mixer(mixed)
 
 
-def trimmed_mean(topology: Topology, *, attackers: int) -> Mixer:
+def trimmed_mean(topology: Topology, *, attackers: int, drop: Drop = 0.0, mesh: Mesh | None = None) -> Mixer:
     """In each coordinate the mean of the own number and the neighbours' but their b largest and smallest.
 
     >>> import relaysim as rs
@@ -83,20 +99,19 @@ def trimmed_mean(topology: Topology, *, attackers: int) -> Mixer:
       ValueError: where somebody has too few neighbours.
     """
     b = check_count("attackers", attackers, 0)
-    near = _Neighbours(topology, 2 * b + 1, "attackers")
-    kept = (np.arange(near.index.shape[1]) >= b) & (
-        np.arange(near.index.shape[1]) < near.degrees[:, None] - b
-    )
+    near = _Neighbours(topology, drop, mesh, 2 * b + 1)
 
-    def mixed(x: Array) -> Array:
-        ordered = jnp.sort(near.padded(_known(near.of(x)), jnp.inf), axis=1)
+    def mixed(x: Array, others: Array, there: Array) -> Array:
+        ordered = jnp.sort(jnp.where(there[..., None], _known(others), jnp.inf), axis=1)
+        rank, count = np.arange(there.shape[1])[None], there.sum(1)[:, None]
+        kept = (rank >= b) & (rank < count - b)
         total = x + jnp.where(kept[..., None], ordered, 0).sum(1)
-        return total / (near.degrees - 2 * b + 1)[:, None].astype(x.dtype)
+        return total / jnp.maximum(count - 2 * b + 1, 1).astype(x.dtype)
 
     return near.mixer(mixed)
 
 
-def median(topology: Topology) -> Mixer:
+def median(topology: Topology, *, drop: Drop = 0.0, mesh: Mesh | None = None) -> Mixer:
     """The median of the neighbours' numbers and the own one, in each coordinate.
 
     >>> import relaysim as rs
@@ -107,18 +122,19 @@ def median(topology: Topology) -> Mixer:
 
     Source: Yang, Gang and Bajwa, "BRIDGE: Byzantine-resilient decentralized gradient descent", 2022 (M).
     """
-    near = _Neighbours(topology)
-    low, high = near.degrees // 2, (near.degrees + 1) // 2
+    near = _Neighbours(topology, drop, mesh)
 
-    def mixed(x: Array) -> Array:
-        everybody = jnp.concatenate([_known(x)[:, None], near.padded(_known(near.of(x)), jnp.inf)], 1)
-        ordered, worker = jnp.sort(everybody, axis=1), np.arange(near.n)
-        return (ordered[worker, low] + ordered[worker, high]) / 2
+    def mixed(x: Array, others: Array, there: Array) -> Array:
+        others = jnp.where(there[..., None], _known(others), jnp.inf)
+        ordered = jnp.sort(jnp.concatenate([_known(x)[:, None], others], 1), axis=1)
+        count = there.sum(1)
+        middle = jnp.stack([count // 2, (count + 1) // 2], 1)[..., None]
+        return jnp.take_along_axis(ordered, middle, 1).sum(1) / 2
 
     return near.mixer(mixed)
 
 
-def krum(topology: Topology, *, attackers: int) -> Mixer:
+def krum(topology: Topology, *, attackers: int, drop: Drop = 0.0, mesh: Mesh | None = None) -> Mixer:
     """Of the m models of its neighbours and itself each worker takes the one with the smallest sum of squared
     distances to the m − b − 2 that are nearest to it.
 
@@ -136,23 +152,31 @@ def krum(topology: Topology, *, attackers: int) -> Mixer:
       ValueError: where somebody has too few neighbours.
     """
     b = check_count("attackers", attackers, 0)
-    near = _Neighbours(topology, b + 2, "attackers")
-    nearest = np.arange(1 + near.index.shape[1]) < (near.degrees - b - 1)[:, None]
-    there = np.append(np.ones((near.n, 1), bool), near.there, 1)
-    pairs = there[:, :, None] & there[:, None] & ~np.eye(there.shape[1], dtype=bool)
+    near = _Neighbours(topology, drop, mesh, b + 2)
 
-    def mixed(x: Array) -> Array:
-        everybody = jnp.concatenate([x[:, None], near.of(x)], 1)
+    def mixed(x: Array, others: Array, there: Array) -> Array:
+        everybody = jnp.concatenate([x[:, None], others], 1)
+        there = jnp.concatenate([jnp.ones((near.n, 1), bool), there], 1)
+        count, one = there.sum(1), np.eye(there.shape[1], dtype=bool)[None]
         far = jnp.sum((everybody[:, :, None] - everybody[:, None]) ** 2, 3)
-        far = jnp.sort(jnp.where(pairs & jnp.isfinite(far), far, jnp.inf), axis=2)
-        score = jnp.where(nearest[:, None], far, 0).sum(2)
-        best = jnp.argmin(jnp.where(there, score, jnp.inf), axis=1)
-        return everybody[np.arange(near.n), best]
+        pairs = there[:, :, None] & there[:, None] & ~one & jnp.isfinite(far)
+        far = jnp.sort(jnp.where(pairs, far, jnp.inf), axis=2)
+        nearest = np.arange(there.shape[1])[None] < (count - b - 2)[:, None]
+        score = jnp.where(there, jnp.where(nearest[:, None], far, 0).sum(2), jnp.inf)
+        best = jnp.where(count < b + 3, 0, jnp.argmin(score, axis=1))  # 0 is its own
+        return jnp.take_along_axis(everybody, best[:, None, None], 1)[:, 0]
 
     return near.mixer(mixed)
 
 
-def geometric_median(topology: Topology, *, iterations: int = 8, smoothing: float = 1e-6) -> Mixer:
+def geometric_median(
+    topology: Topology,
+    *,
+    iterations: int = 8,
+    smoothing: float = 1e-6,
+    drop: Drop = 0.0,
+    mesh: Mesh | None = None,
+) -> Mixer:
     """The point of the smallest sum of distances to the neighbours' models and the own one, by Weiszfeld's
     iteration from the own model on.
 
@@ -166,12 +190,12 @@ def geometric_median(topology: Topology, *, iterations: int = 8, smoothing: floa
       iterations: of z ← Σ_j β_j x_j / Σ_j β_j with β_j = 1 / max(ν, ‖z − x_j‖).
       smoothing: ν, above 0.
     """
-    near, iterations = _Neighbours(topology), check_count("iterations", iterations)
+    near, iterations = _Neighbours(topology, drop, mesh), check_count("iterations", iterations)
     check_number("smoothing", smoothing, 0, ends="()")
-    there = np.append(np.ones((near.n, 1), bool), near.there, 1)
 
-    def mixed(x: Array) -> Array:
-        everybody = jnp.concatenate([x[:, None], near.of(x)], 1)
+    def mixed(x: Array, others: Array, there: Array) -> Array:
+        everybody = jnp.concatenate([x[:, None], others], 1)
+        there = jnp.concatenate([jnp.ones((near.n, 1), bool), there], 1)
         known = there & jnp.isfinite(everybody).all(2)
         everybody = jnp.where(known[..., None], everybody, 0)
 
@@ -188,42 +212,44 @@ def geometric_median(topology: Topology, *, iterations: int = 8, smoothing: floa
 class _Neighbours:
     """Who hears whom, side by side: places where nobody is left hold the worker itself."""
 
-    def __init__(self, topology: Any, least: int = 0, name: str = "") -> None:
+    def __init__(self, topology: Any, drop: Drop, mesh: Mesh | None, least: int = 0) -> None:
         self.graph = as_topology("topology", topology)
         if self.graph.directed or not self.graph.is_connected:
             raise ValueError(f"topology {self.graph!r} must be connected and undirected")
-        self.n, self.degrees = self.graph.num_workers, self.graph.degrees
-        if self.degrees.min() < least:
-            few = f"{name} is too large: somebody in {self.graph!r} has {self.degrees.min()} neighbours"
+        self.n, degrees = self.graph.num_workers, self.graph.degrees
+        if degrees.min() < least:
+            few = f"attackers is too large: somebody in {self.graph!r} has {degrees.min()} neighbours"
             raise ValueError(f"{few}, expected {least} at least")
-        places = np.arange(self.degrees.max(initial=0))
-        self.there = places < self.degrees[:, None]
-        first = np.cumsum(self.degrees) - self.degrees
-        edge = np.where(self.there, first[:, None] + places, 0)
+        places = np.arange(degrees.max(initial=0))
+        self.there = places < degrees[:, None]
+        first = np.cumsum(degrees) - degrees
+        self.edge = np.where(self.there, first[:, None] + places, 0)
         senders = np.append(self.graph.senders, 0)
-        self.index = np.where(self.there, senders[edge], np.arange(self.n)[:, None])
+        self.index = np.where(self.there, senders[self.edge], np.arange(self.n)[:, None])
+        self.loss = loss_of(drop, self.n)
+        self.of = (lambda x: x[self.index]) if mesh is None else neighbours_over(mesh, self.index)
 
-    def of(self, x: Array) -> Array:
-        """(n, d) -> (n, K, d)"""
-        return x[self.index]
+    def mixer(self, mixed: Callable[[Array, Array, Array], Array]) -> Mixer:
+        """From a function of all models (n, d), those of the neighbours (n, K, d) and who is heard (n, K)."""
+        senders, receivers = self.graph.senders, self.graph.receivers
 
-    def padded(self, values: Any, filler: float) -> Any:
-        """The filler where nobody is."""
-        there = self.there.reshape(self.there.shape + (1,) * (values.ndim - 2))
-        where = np.where if isinstance(values, np.ndarray) else jnp.where
-        return where(there, values, filler)
-
-    def mixer(self, mixed: Callable[[Array], Array]) -> Mixer:
-        def mix(key: Key, step: Array, s: tuple, x: Stacked) -> tuple[tuple, Stacked]:
+        def mix(key: Key, step: Array, s: Any, x: Stacked) -> tuple[Any, Stacked]:
             leaves, treedef = jax.tree.flatten(x)
             flat = jnp.concatenate([leaf.reshape(self.n, -1) for leaf in leaves], 1)
+            there = jnp.asarray(self.there)
+            if self.loss and len(senders):
+                s, lost = self.loss.lost(key, step, s, senders, receivers)
+                there &= ~lost[self.edge]
             sizes = np.cumsum([leaf[0].size for leaf in leaves])[:-1]
-            parts = jnp.split(mixed(flat), sizes, 1)
+            parts = jnp.split(mixed(flat, self.of(flat), there), sizes, 1)
             parts = [p.reshape(v.shape).astype(v.dtype) for p, v in zip(parts, leaves, strict=True)]
             return s, jax.tree.unflatten(treedef, parts)
 
-        edges = Messages(self.graph.senders, self.graph.receivers)
-        return Mixer(self.n, lambda x: (), mix, messages=lambda: [[edges]])
+        def init(x: Stacked) -> Any:
+            return self.loss.init(len(senders)) if self.loss else ()
+
+        name = f"{made_by(mixed)} on {self.graph.name}"
+        return Mixer(self.n, init, mix, messages=lambda: [[Messages(senders, receivers)]], name=name)
 
 
 def _entries(w: Any, columns: np.ndarray) -> np.ndarray:

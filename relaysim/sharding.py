@@ -41,7 +41,7 @@ def place(stacked: Stacked, mesh: Mesh) -> Stacked:
     (8, 3)
 
     Raises:
-      ValueError: where the devices do not divide n, or the mesh is none of `AxisType.Auto`.
+      ValueError: where the devices do not divide n, or the mesh has axes other than `AxisType.Auto`.
     """
     over = NamedSharding(mesh, P(mesh.axis_names[0]))
 

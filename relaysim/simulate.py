@@ -17,7 +17,7 @@ from jax.tree_util import GetAttrKey
 from relaysim import checkpoint as checkpoints
 from relaysim import engine
 from relaysim.checkpoint import Checkpoint
-from relaysim.checks import check_gaps, check_key, kinds
+from relaysim.checks import check_function, check_gaps, check_key, kinds, shown
 from relaysim.columns import settled
 from relaysim.engine import RunState
 from relaysim.memory import Memory, check_room, nbytes
@@ -367,8 +367,7 @@ def measured(measure: Measure | None) -> Measure:
     """
     if measure is None:
         return lambda params, state: {}
-    if not callable(measure):
-        raise ValueError(f"measure is {measure!r}, expected a function such as task.measure")
+    check_function("measure", measure, "such as task.measure")
     needed = [p for p in inspect.signature(measure).parameters.values() if p.default is p.empty]
     takes = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in needed)
     if takes not in (1, 2):
@@ -385,7 +384,7 @@ def _gaps_of(every: Any, gaps: np.ndarray) -> Array | None:
 def _check(algorithm: Algorithm, params: Stacked, state: RunState | None = None) -> None:
     if not isinstance(algorithm, Algorithm):
         raise ValueError(
-            f"algorithm is {algorithm!r}, expected a method such as rs.relaysgd(grad, mixer, optimizer)"
+            f"algorithm is {shown(algorithm)}, expected a method such as rs.relaysgd(grad, mixer, optimizer)"
         )
     if state is not None:
         return _check_state(algorithm, state)
@@ -418,13 +417,13 @@ def _check_options(
     until: Any, callback: Any, progress: Any, checkpoint: Checkpoint | None, every: Any
 ) -> None:
     for name, function, takes in (("callback", callback, "(step, record)"), ("until", until, "a record")):
-        if function is not None and not callable(function):
-            raise ValueError(f"{name} is {function!r}, expected a function of {takes}")
+        if function is not None:
+            check_function(name, function, f"of {takes}")
     if not isinstance(progress, bool | str):
-        raise ValueError(f"progress is {progress!r}, expected True, False or the name of a metric")
+        raise ValueError(f"progress is {shown(progress)}, expected True, False or the name of a metric")
     if checkpoint is not None:
         if not isinstance(checkpoint, Checkpoint):
-            raise ValueError(f"checkpoint is {checkpoint!r}, expected rs.Checkpoint(folder, every)")
+            raise ValueError(f"checkpoint is {shown(checkpoint)}, expected rs.Checkpoint(folder, every)")
         if np.ndim(every):
             raise ValueError("every is an array, expected a number where there is a checkpoint")
         if checkpoint.every % every:

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from tqdm.auto import tqdm
 
 from relaysim import io
-from relaysim.checks import check_count, shown
+from relaysim.checks import check_bool, check_choice, check_count, check_function, shown
 from relaysim.sharding import check_mesh, fetch
 from relaysim.simulate import Trace
 
@@ -65,7 +65,9 @@ def sweep(
     """
     import pandas as pd  # slow to import
 
+    check_function("run", run, "of the axes")
     check_count("together", together)
+    check_bool("progress", progress)
     if not axes:
         raise ValueError("axes are missing, expected one or more such as learning_rate=[0.1, 0.2]")
     values = {name: jax.tree.map(jnp.asarray, _stacked(name, axis)) for name, axis in axes.items()}
@@ -138,12 +140,16 @@ def best(
     Raises:
       ValueError: where the table does not hold the metric or an axis.
     """
-    over, within = ([names] if isinstance(names, str) else list(names) for names in (over, within))
-    for name in [*over, *within]:
-        if name not in table:
-            raise ValueError(f"{name!r} is not in the table, expected one of {', '.join(table.columns)}")
-    if metric not in set(table["metric"]):
-        raise ValueError(f"metric is {metric!r}, expected one of {', '.join(sorted(set(table['metric'])))}")
+    import pandas as pd
+
+    if not isinstance(table, pd.DataFrame) or not {"step", "metric", "value"} <= set(table.columns):
+        raise ValueError(f"table is {shown(table)}, expected one of traces from rs.sweep")
+    axes = [name for name in table.columns if name not in ("step", "metric", "worker", "value")]
+    over, within = _chosen("over", over, axes), _chosen("within", within, axes)
+    if not over:
+        raise ValueError(f"over is empty, expected one or more of {', '.join(axes)}")
+    check_choice("metric", metric, sorted(set(table["metric"])))
+    check_bool("highest", highest)
     last = table[(table["metric"] == metric) & (table["step"] == table["step"].max())]
     means = (
         last.groupby([*within, *over])["value"].agg(lambda v: v.mean(skipna=False)).reset_index(name=metric)
@@ -151,6 +157,12 @@ def best(
     means = means.replace({metric: [np.inf, -np.inf, np.nan]}, -np.inf if highest else np.inf)
     ranked = means.sort_values(metric, ascending=not highest, kind="stable")
     return (ranked.groupby(within, sort=True).head(1) if within else ranked.head(1)).reset_index(drop=True)
+
+
+def _chosen(name: str, axes: Any, known: list[str]) -> list[str]:
+    """One or more axes, as a list."""
+    chosen = axes if isinstance(axes, list | tuple) else [axes]
+    return [check_choice(name, axis, known) for axis in chosen]
 
 
 def _stacked(name: str, axis: Any) -> Any:

@@ -18,7 +18,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from relaysim import engine
-from relaysim.checks import check_count
+from relaysim.checks import check_choice, check_count, check_function, check_number, shown
 from relaysim.engine import RunState
 from relaysim.types import Algorithm, Array, Key
 
@@ -383,8 +383,8 @@ def _each(search: Callable[..., Search], tasks: Any, **numbers: Numbers) -> list
         if np.shape(value) not in ((), (count,)):
             expected = f"a number or one for each of {count} tasks"
             raise ValueError(f"{name} has shape {np.shape(value)}, expected {expected}")
-        if not (np.isfinite(value) & np.greater(value, 0)).all():
-            raise ValueError(f"{name} is {value}, expected a finite number > 0")
+        for number in np.ravel(value):
+            check_number(name, number, 0, math.inf, "()")
     columns = [np.broadcast_to(value, count).tolist() for value in numbers.values()]
     return [search(*values) for values in zip(*columns, strict=True)]
 
@@ -398,16 +398,15 @@ def _check(
             f"tasks has leaves with leading axes {sorted(leading)} for {len(searches)} searches, expected "
             "one search for each task: use rs.tuning.stack"
         )
+    check_function("make", make, "(task, rate) -> method")
     check_count("max_steps", max_steps)
     check_count("lanes", lanes)
 
     def measured(task: Any) -> dict[str, Any]:
         algorithm = make(task, jnp.ones(()))
         if not isinstance(algorithm, Algorithm):
-            raise ValueError(f"make returned {algorithm!r}, expected a method such as rs.dpsgd(...)")
+            raise ValueError(f"make returned {shown(algorithm)}, expected a method such as rs.dpsgd(...)")
         return task.measure(algorithm.params(algorithm.init(key, task.init(key))))
 
     metrics = jax.eval_shape(measured, jax.tree.map(lambda leaf: leaf[0], tasks))
-    if metric not in metrics or metrics[metric].shape != ():
-        scalars = [name for name, value in metrics.items() if value.shape == ()]
-        raise ValueError(f"metric is {metric!r}, expected one of {', '.join(map(repr, scalars))}")
+    check_choice("metric", metric, [name for name, value in metrics.items() if value.shape == ()])

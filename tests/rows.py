@@ -69,6 +69,7 @@ ROWS = [
         "exact_diffusion",
         lambda grad, opt, n: rs.exact_diffusion(grad, gossip(n), opt),
         lambda n, x0, *run: newer.exact_diffusion(mixed(n), *run),
+        often=False,
     ),
     Row(
         "gradient_tracking",
@@ -92,6 +93,7 @@ ROWS = [
             twins.gossip(twins.metropolis(ring(n))), *run, beta=0.8, nesterov=True
         ),
         is_sgd=False,
+        often=False,
     ),
     Row(
         "relaysgd",
@@ -102,6 +104,7 @@ ROWS = [
         "relaysgd_double_trees",
         lambda grad, opt, n: rs.relaysgd(grad, rs.relay_sum(topology.double_binary_trees(n)), opt),
         lambda n, x0, *run: twins.dpsgd(twins.relay_sum_over(topology.double_binary_trees(n), x0), *run),
+        often=False,
     ),
     Row(
         "relaysgd_drops",
@@ -134,11 +137,13 @@ ROWS = [
         "relaysgd_grad",
         lambda grad, opt, n: rs.relaysgd_grad(grad, rs.relay_sum(random_tree(n)), opt),
         lambda n, x0, *run: twins.relaysgd_grad(twins.relay_sum(random_tree(n), 0 * x0), *run),
+        often=False,
     ),
     Row(
         "push_sum_one_peer",
         lambda grad, opt, n: rs.push_sum(grad, rs.one_peer_exponential(n, rounds=2), opt),
         lambda n, x0, *run: twins.push_sum(twins.one_peer_exponential(n, rounds=2), *run),
+        often=False,
     ),
     Row(
         "push_sum_directed_drops",
@@ -151,6 +156,7 @@ ROWS = [
         lambda n, x0, *run: twins.d2(
             twins.time_varying([twins.gossip(w.toarray()) for w in topology.simple_base(n, 2)]), *run
         ),
+        often=False,
     ),
     Row(
         "gradient_tracking_time_varying",
@@ -158,6 +164,7 @@ ROWS = [
         lambda n, x0, *run: twins.gradient_tracking(
             twins.time_varying([twins.gossip(twins.metropolis(g), drop=0.3) for g in changing(n)]), *run
         ),
+        often=False,
     ),
     Row(
         "push_sum_time_varying",
@@ -279,6 +286,7 @@ ROWS = [
         lambda n, x0, *run: newer.gta(w(n), *run, variant=3, mixings=2, local_steps=3),
         is_sgd=False,
         tells_loss=False,
+        often=False,
     ),
     Row(
         "k_gt",
@@ -314,6 +322,7 @@ ROWS = [
         lambda grad, opt, n: rs.motef(grad, gossip(n), opt, compressor=top, gamma=0.4, momentum=0.5),
         lambda n, x0, *run: newer.motef(mixed(n), *run, compress=newer.top_k(3), gamma=0.4, momentum=0.5),
         is_sgd=False,
+        often=False,
     ),
     Row(
         "nids",

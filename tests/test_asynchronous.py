@@ -62,10 +62,10 @@ ONE_WAY = {
 }
 SIZES = [
     (16, "stragglers"),
-    (64, "narrow"),
     *(
         pytest.param(n, name, marks=pytest.mark.slow)
         for n, name in [
+            (64, "narrow"),
             (16, "no latency"),
             (16, "narrow"),
             (16, "equal"),

@@ -1,5 +1,7 @@
 """Workers that lie: what they send, and what becomes of the honest."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,6 +57,18 @@ def test_lies_are_what_neighbours_hear_in_the_next_step(x64):
     lied[2] = 7
     found = liars(attack.constant(method, MASK, value=7.0), steps=2)
     np.testing.assert_allclose(found[~MASK], (W @ (0.9 * lied))[~MASK], rtol=1e-12)
+
+
+def test_lies_are_passed_on_with_the_models_of_a_few(x64):
+    """Workers 0 to 2 are active, then 3 to 5."""
+    few = rs.gossip(topology.ring(3))
+    turns = rs.teleportation(
+        grad, few, optax.sgd(0.1), num_workers=N, draw=lambda key, t, shape: (jnp.arange(N) + 3 * t) % N
+    )
+    passed_on = np.repeat(0.9 * START[:3].mean(0, keepdims=True), 3, 0)
+    passed_on[2] = 7
+    found = liars(attack.constant(turns, MASK, value=7.0), steps=2)
+    np.testing.assert_allclose(found[3:], np.repeat(0.9 * passed_on.mean(0, keepdims=True), 3, 0), rtol=1e-12)
 
 
 def test_noise_has_its_deviation_and_differs_from_step_to_step(x64):
@@ -125,3 +139,48 @@ def test_clipping_bears_a_liar_that_gossip_does_not(x64):
     assert error(rs.gossip(dense)) > 100
     assert error(rs.robust.clipped_gossip(dense, attackers=1)) < 0.1
     assert error(rs.robust.median(dense)) < 0.1
+
+
+@functools.cache
+def problem():
+    return rs.tasks.random_quadratics(jax.random.key(0), 16, 10, zeta2=0.01)
+
+
+some = {"compressor": rs.compress.top_k(0.5), "gamma": 0.3}
+BEAR = {
+    "beer": some,
+    "choco_sgd": some,
+    "destress": {},
+    "diloco": {"local_steps": 2},
+    "dpsgd": {},
+    "gradient_tracking": {},
+    "gt_hsgd": {},
+    "gta": {},
+    "k_gt": {"local_steps": 2},
+    "momentum_tracking": {},
+    "motef": some | {"momentum": 0.3},
+    "noloco": {"local_steps": 2},
+    "quasi_global_momentum": {},
+}
+ATTACKS = [
+    attack.alie,
+    functools.partial(attack.sign_flip, scale=3.0),
+    functools.partial(attack.noise, scale=10.0),
+    functools.partial(attack.constant, value=1000.0),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BEAR)
+def test_a_robust_average_in_place_of_gossip_saves_the_honest(name):
+    task, dense, lies = problem(), topology.random_regular(16, 6, seed=0), np.arange(16) == 3
+
+    def error(mixer, lie):
+        method = lie(getattr(rs, name)(task.grad, mixer, optax.sgd(0.05), **BEAR[name]), lies)
+        honest = rs.metrics.of_workers(task.measure, ~lies)
+        start = task.init(jax.random.key(2))
+        run = rs.simulate(jax.random.key(1), method, start, num_steps=400, every=400, measure=honest)
+        return float(np.squeeze(run.metrics["suboptimality"]))
+
+    assert max(error(rs.robust.clipped_gossip(dense, attackers=1), lie) for lie in ATTACKS) < 0.01
+    assert not error(rs.gossip(dense), ATTACKS[-1]) < 1000

@@ -103,6 +103,7 @@ def test_btpp_with_a_constant_rate_is_the_published_one_until_the_first_decay(x6
     np.testing.assert_allclose(run.metrics["at_root"], PUBLISHED["grad_norm/BTPP_B2"][1:99], rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_the_objective(x64):
     task = btpp.draw(4, seed=0)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, btpp.DIM)))

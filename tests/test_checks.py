@@ -9,7 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from relaysim.checks import check_bool, check_count, check_key, check_number, check_positive
+from relaysim.checks import (
+    check_bool,
+    check_choice,
+    check_count,
+    check_counts,
+    check_function,
+    check_key,
+    check_number,
+    check_numbers,
+    check_path,
+    shown,
+)
 
 key, keys = jax.random.key(0), jax.random.split(jax.random.key(0), 3)
 NO_KEY = "expected a jax random key such as jax.random.key(0)"
@@ -66,8 +77,48 @@ def traced_seed():
         (check_count, ("n", np.ones(2, int)), "n is int64 of shape (2,), expected an integer of at least 1"),
         (check_count, ("n", 1, 2), "n is 1, expected an integer of at least 2"),
         (check_count, ("n", 9, 2, 8), "n is 9, expected an integer of at least 2 and at most 8"),
-        (lambda n: check_positive(n=n), (True,), "n is True, expected integers of at least 1"),
-        (lambda n: check_positive(n=n), ((2, False),), "n is (2, False), expected integers of at least 1"),
+        *(
+            (check_counts, ("n", value), "expected a sequence of integers of at least 1")
+            for value in (
+                2,
+                None,
+                "12",
+                {1: 2},
+                (2, False),
+                [1, 0],
+                [1.0],
+                np.ones(2),
+                jnp.ones(2),
+                key,
+                keys,
+            )
+        ),
+        *(
+            (check_numbers, ("v", value, 2), "expected real numbers of shape (2,)")
+            for value in (
+                "12",
+                None,
+                1.0,
+                [1, 2, 3],
+                [[1, 2]],
+                [1, "2"],
+                [1, 2j],
+                [None, 1],
+                [[1], [1, 2]],
+                keys,
+            )
+        ),
+        (
+            check_numbers,
+            ("v", np.ones((0, 3)), "n", 3),
+            "v is float64 of shape (0, 3), expected real numbers of",
+        ),
+        *(
+            (check_choice, ("mode", value, ["max", "min"]), "expected one of 'max', 'min'")
+            for value in ("best", None, 3, ["max"], np.array(["max", "min"]), keys)
+        ),
+        (check_function, ("until", 3, "of a record"), "until is 3, expected a function of a record"),
+        *((check_path, ("out", value), "expected a path") for value in (None, 3, b"out", ["out"], key)),
         (check_bool, ("lazy", "False"), "lazy is 'False', expected True or False"),
         (check_bool, ("lazy", 1), "lazy is 1, expected True or False"),
         (check_bool, ("lazy", None), "lazy is None, expected True or False"),
@@ -95,3 +146,8 @@ def traced_seed():
 def test_refused(check, args, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         check(*args)
+
+
+def test_a_value_is_shown_in_one_short_line():
+    for value in (key, keys, np.ones((2, 2)), "a\nb", list(range(1000)), np.array(None)):
+        assert "\n" not in shown(value) and len(shown(value)) <= 150

@@ -193,6 +193,7 @@ def test_training_batches_alone_are_augmented():
     assert (losses == again).all() and (losses != other).all()
 
 
+@pytest.mark.slow
 def test_augmented_tasks_run_as_one():
     keys = jax.random.split(KEY, 2)
     tasks = [

@@ -122,6 +122,7 @@ def test_demo_compares_all_methods(monkeypatch):
     assert len(demo.picture(found).axes) == 8
 
 
+@pytest.mark.slow
 def test_demo_search_measures_every_rate(monkeypatch):
     monkeypatch.setattr(demo, "ENTRIES", dict(list(demo.ENTRIES.items())[:1]))
     found = demo.search([0.1, 0.2], num_steps=2, progress=False)

@@ -122,6 +122,7 @@ def test_bits():
     index = 5  # ⌈log₂ 20⌉
     assert compress.top_k(3).bits(x) == 3 * (32 + index)
     assert compress.top_k(0.15).bits(x) == 3 * (32 + index)
+    assert compress.top_k(np.array(1)).bits(x) == 32 + index  # not a share of 1
     assert compress.top_k(2, each="leaf").bits(x) == 2 * (32 + 4) + 1 * 32 + 2 * (32 + 3)
     assert compress.random_k(3).bits(x) == 3 * 32
     assert compress.sign().bits(x) == D + 32

@@ -33,11 +33,13 @@ def test_logistic_regression(tmp_path, monkeypatch):
     assert (tmp_path / "logistic_regression.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_nnx_with_dropout(tmp_path, monkeypatch):
     accuracy = run("nnx_dropout", tmp_path, monkeypatch)["trace"].metrics["accuracy"]
     assert accuracy[-1].min() > 0.8
 
 
+@pytest.mark.slow
 def test_regression(tmp_path, monkeypatch):
     left = run("regression", tmp_path, monkeypatch)
     losses, data = left["trace"].metrics["test_loss"], left["data"]

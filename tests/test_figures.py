@@ -22,7 +22,7 @@ SEARCHES = ["method", "zeta2", "seed", "steps", "learning_rate", "noise", "step"
         ("figure6", ["topology", "n", "closed_form", "impulse", "descent"]),
         slow("figure7", SEARCHES),
         slow("figure8", SEARCHES),
-        ("figure10", SEARCHES),
+        slow("figure10", SEARCHES),
         slow("figure9", ["network", "method", "n", "step", "error", "expected"]),
     ],
 )

@@ -126,6 +126,7 @@ def test_the_default_group():
     assert default_group([vectors], 5, patches=True) == 5
 
 
+@pytest.mark.slow
 def test_tasks_agree_whatever_the_way():
     shares = partition.iid(KEY, 60, 3)
     data = DIGITS._replace(

@@ -161,10 +161,10 @@ def test_a_text_is_more_than_its_words(transformer):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: CNN(0), "num_classes is 0, expected integers of at least 1"),
+        (lambda: CNN(0), "num_classes is 0, expected an integer of at least 1"),
         (lambda: CNN(10, channels=(16, 0)), r"channels is \(16, 0\)"),
         (lambda: CNN(10, kernel_size=2.5), "kernel_size is 2.5"),
-        (lambda: VGG11(10, [-1]), r"hidden is \(-1,\)"),
+        (lambda: VGG11(10, [-1]), r"hidden is \[-1\]"),
         (
             lambda: ResNet(10, (2,), (48,), False),
             r"channels is \(48,\), expected at most 32 or multiples of 32",

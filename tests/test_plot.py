@@ -34,8 +34,8 @@ def test_class_accuracy_on_given_axes():
 @pytest.mark.parametrize(
     "values, message",
     [
-        (ACCURACY[0], r"values has shape \(3,\), expected \(n, classes\)"),
-        (ACCURACY[:0], r"values has shape \(0, 3\)"),
+        (ACCURACY[0], r"values is float64 of shape \(3,\), expected .*\(n, classes\)"),
+        (ACCURACY[:0], r"values is float64 of shape \(0, 3\)"),
         (100 * ACCURACY, "values spans 0.0 to 100.0, expected 0 to 1"),
         (ACCURACY - 1, "values spans -1.0 to 0.0"),
     ],
@@ -85,8 +85,8 @@ def test_what_goes_along_the_axis():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"metric": "accuracy"}, "metric 'accuracy' is not in the trace, expected one of .*error"),
-        ({"x": "seconds"}, "metric 'seconds' is not in the trace"),
+        ({"metric": "accuracy"}, "metric is 'accuracy', expected one of .*error"),
+        ({"x": "seconds"}, "x is 'seconds', expected one of"),
         ({"x": "epoch"}, "steps_per_epoch is None"),
         ({"steps_per_epoch": 3}, "steps_per_epoch is 3"),
         ({"band": "some"}, "band is 'some'"),
@@ -113,7 +113,8 @@ def test_one_colour_for_a_method():
     names = ["dpsgd", "quasi-global-momentum", "relaysgd", "relaysgd-grad"]
     assert [found[label] for label in labels[:4]] == [METHODS[name].colour for name in names]
     assert len(set(found.values())) == 6
-    assert len({method.colour for method in METHODS.values()}) == len(METHODS)
+    names = {method.label.split(",")[0] for method in METHODS.values()}  # "SGP" is that on any graph
+    assert len({method.colour for method in METHODS.values()}) == len(names)
 
 
 def test_lattices_are_drawn_as_lattices():
@@ -122,7 +123,7 @@ def test_lattices_are_drawn_as_lattices():
     ax = plot.topology(rs.topology.ring(5), values=[3, 1, 4, 1, 5], name="accuracy")
     np.testing.assert_array_equal(ax.collections[-1].get_array(), [3, 1, 4, 1, 5])
     assert ax.get_aspect() == 1 and len(ax.patches) == 5
-    with pytest.raises(ValueError, match=r"values has shape \(2,\), expected \(5,\)"):
+    with pytest.raises(ValueError, match=r"values is \[1, 2\], expected .*\(5,\)"):
         plot.topology(rs.topology.ring(5), values=[1, 2])
     with pytest.raises(ValueError, match="graph is"):
         plot.topology(np.eye(3))
@@ -140,9 +141,9 @@ def test_an_animation_is_a_file(tmp_path):
     assert "<img" in plot.save(moving, tmp_path / "moving.html").read_text()
     with pytest.raises(ValueError, match=r"path is .*moving.mp4, expected an ending out of .gif, .html"):
         plot.save(moving, tmp_path / "moving.mp4")
-    with pytest.raises(ValueError, match=r"values of 'a' have shape \(3, 4\), expected \(3, 5\)"):
+    with pytest.raises(ValueError, match=r"values\['a'\] is .*\(3, 4\), expected .*\(3, 5\)"):
         plot.animation({"a": rs.topology.ring(5)}, {"a": values["a"]})
-    with pytest.raises(ValueError, match="values are of"):
+    with pytest.raises(ValueError, match=r"values is .*expected some of each"):
         plot.animation({"a": ring}, values)
 
 

@@ -25,5 +25,6 @@ def test_theory():
     check_md_file(ROOT / "docs/theory.md", memory=True)
 
 
+@pytest.mark.slow
 def test_adversaries():
     check_md_file(ROOT / "docs/adversaries.md", memory=True)

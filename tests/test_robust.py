@@ -3,43 +3,41 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import relaysim as rs
+from benchmarks.devices import collectives, cut_edges
 from relaysim import topology
 
 GRAPH = topology.small_world(9, 4, 0.3, 1)  # of different degrees
 W = topology.metropolis_weights(GRAPH).toarray()
 
 
-def near(i):
-    return GRAPH.neighbours(i).tolist()
-
-
-def clipped(x, i, radius):
+def clipped(x, i, near, radius):
     moved = x[i].copy()
-    for j in near(i):
+    for j in near:
         away = x[j] - x[i]
         moved += W[i, j] * away * min(1, radius / np.linalg.norm(away))
     return moved
 
 
-def adaptive(x, i, b):
-    far = sorted(near(i), key=lambda j: np.linalg.norm(x[j] - x[i]))
-    trusted = sum(W[i, j] * np.sum((x[j] - x[i]) ** 2) for j in far[: len(far) - b])
-    doubt = sum(sorted(W[i, j] for j in near(i))[-b:])
-    return clipped(x, i, np.sqrt(trusted / doubt))
+def adaptive(x, i, near, b):
+    far = sorted(near, key=lambda j: np.linalg.norm(x[j] - x[i]))
+    trusted = sum(W[i, j] * np.sum((x[j] - x[i]) ** 2) for j in far[: max(len(far) - b, 0)])
+    doubt = sum(sorted(W[i, j] for j in GRAPH.neighbours(i))[-b:])
+    return clipped(x, i, near, np.sqrt(trusted / doubt))
 
 
-def trimmed(x, i, b):
-    kept = np.sort(x[near(i)], axis=0)[b : len(near(i)) - b]
+def trimmed(x, i, near, b):
+    kept = np.sort(x[near], axis=0)[b : len(near) - b]
     return np.vstack([kept, x[i : i + 1]]).mean(0)
 
 
-def krum(x, i, b):
-    models = x[[i, *near(i)]]
+def krum(x, i, near, b):
+    models = x[[i, *near]]
     m = len(models)
+    if m < b + 3:
+        return x[i]
     scores = []
     for j in range(m):
         far = sorted(np.sum((models[j] - models[k]) ** 2) for k in range(m) if k != j)
@@ -47,8 +45,8 @@ def krum(x, i, b):
     return models[int(np.argmin(scores))]
 
 
-def weiszfeld(x, i):
-    models, z = x[[i, *near(i)]], x[i]
+def weiszfeld(x, i, near):
+    models, z = x[[i, *near]], x[i]
     for _ in range(8):
         beta = [1 / max(1e-6, np.linalg.norm(z - v)) for v in models]
         z = sum(b * v for b, v in zip(beta, models, strict=True)) / sum(beta)
@@ -57,14 +55,28 @@ def weiszfeld(x, i):
 
 robust = rs.robust
 MIXERS = {
-    "clipped": (lambda g: robust.clipped_gossip(g, radius=0.7), lambda x, i: clipped(x, i, 0.7)),
-    "clipped, adaptive": (lambda g: robust.clipped_gossip(g, attackers=1), lambda x, i: adaptive(x, i, 1)),
-    "trimmed mean": (lambda g: robust.trimmed_mean(g, attackers=1), lambda x, i: trimmed(x, i, 1)),
-    "median": (robust.median, lambda x, i: np.median(x[[i, *near(i)]], axis=0)),
-    "krum": (lambda g: robust.krum(g, attackers=1), lambda x, i: krum(x, i, 1)),
+    "clipped": (
+        lambda g, **given: robust.clipped_gossip(g, radius=0.7, **given),
+        lambda x, i, near: clipped(x, i, near, 0.7),
+    ),
+    "clipped, adaptive": (
+        lambda g, **given: robust.clipped_gossip(g, attackers=1, **given),
+        lambda x, i, near: adaptive(x, i, near, 1),
+    ),
+    "trimmed mean": (
+        lambda g, **given: robust.trimmed_mean(g, attackers=1, **given),
+        lambda x, i, near: trimmed(x, i, near, 1),
+    ),
+    "median": (robust.median, lambda x, i, near: np.median(x[[i, *near]], axis=0)),
+    "krum": (
+        lambda g, **given: robust.krum(g, attackers=1, **given),
+        lambda x, i, near: krum(x, i, near, 1),
+    ),
     "geometric median": (robust.geometric_median, weiszfeld),
 }
 every_mixer = pytest.mark.parametrize("name", MIXERS)
+LOST = np.random.default_rng(3).random(2 * GRAPH.num_edges) < 0.5
+as_told = rs.faults.Loss(lambda m: (), lambda key, step, s, senders, receivers: (s, jnp.asarray(LOST)))
 
 
 def mixed(mixer, x):
@@ -72,12 +84,17 @@ def mixed(mixer, x):
 
 
 @every_mixer
-def test_a_robust_mixer_equals_a_loop_over_neighbours(name, x64):
+@pytest.mark.parametrize("lost", [None, LOST], ids=["all heard", "half lost"])
+def test_a_robust_mixer_equals_a_loop_over_neighbours(name, lost, x64):
     build, twin = MIXERS[name]
+    mixer = build(GRAPH) if lost is None else build(GRAPH, drop=as_told)
     x = np.random.default_rng(0).normal(size=(9, 5))
-    found = mixed(build(GRAPH), {"a": jnp.asarray(x[:, :2]), "b": jnp.asarray(x[:, 2:]).reshape(9, 3, 1)})
+    found = mixed(mixer, {"a": jnp.asarray(x[:, :2]), "b": jnp.asarray(x[:, 2:]).reshape(9, 3, 1)})
     found = np.concatenate([found["a"], found["b"][..., 0]], axis=1)
-    np.testing.assert_allclose(found, np.stack([twin(x, i) for i in range(9)]), rtol=1e-10, atol=1e-12)
+    heard = np.ones(len(LOST), bool) if lost is None else ~lost
+    near = [GRAPH.senders[(GRAPH.receivers == i) & heard].tolist() for i in range(9)]
+    np.testing.assert_allclose(found, [twin(x, i, near[i]) for i in range(9)], rtol=1e-10, atol=1e-12)
+    assert lost is None or 0 in map(len, near) or {1, 2} <= set(map(len, near))  # too few for some
 
 
 @every_mixer
@@ -105,17 +122,34 @@ def test_few_workers(build, n, x64):
         np.testing.assert_allclose(found, np.broadcast_to(x.mean(0), x.shape))
 
 
-@every_mixer
-def test_runs_side_by_side_equal_one_after_the_other(name, x64):
-    build, _ = MIXERS[name]
-    task = rs.tasks.random_quadratics(jax.random.key(0), 9, 3, zeta2=0.1)
+def test_runs_side_by_side_equal_one_after_the_other(x64):
+    """All in one program, which compiles sooner than one each."""
+    x, drops = np.random.default_rng(0).normal(size=(3, 9, 4)), jnp.array([0.0, 0.3, 0.9])
 
-    def run(rate):
-        method = rs.dpsgd(task.grad, build(GRAPH), optax.sgd(rate))
-        return rs.simulate(jax.random.key(1), method, task.init(None), num_steps=5, every=5).params
+    def all_mixed(x, drop):
+        return {name: mixed(build(GRAPH, drop=drop), x) for name, (build, _) in MIXERS.items()}
 
-    rates = jnp.array([0.1, 0.3])
-    np.testing.assert_allclose(jax.vmap(run)(rates), [run(rate) for rate in rates], rtol=1e-10, atol=1e-14)
+    together, one = jax.jit(jax.vmap(all_mixed))(x, drops), jax.jit(all_mixed)
+    for k, drop in enumerate(drops):
+        for name, expected in one(x[k], drop).items():
+            np.testing.assert_allclose(together[name][k], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_workers_over_devices_hear_the_same(x64):
+    """And only the rows that cross between devices are sent."""
+    graph, mesh = topology.torus(4, 8), rs.sharding.mesh()
+    x = np.random.default_rng(0).normal(size=(32, 50))
+
+    def all_mixed(mesh):
+        return lambda x: [mixed(build(graph, drop=0.3, mesh=mesh), x) for build, _ in MIXERS.values()]
+
+    spread, rows = rs.sharding.place(x, mesh), jax.NamedSharding(mesh, jax.P("workers"))
+    program = jax.jit(all_mixed(mesh), out_shardings=rows).lower(spread).compile()
+    for found, expected in zip(program(spread), jax.jit(all_mixed(None))(x), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+    sent = [(kind, size * pairs) for kind, size, pairs in collectives(program.as_text())]
+    assert {kind for kind, _ in sent} == {"collective-permute"}
+    assert 0 < sum(size for _, size in sent) <= len(MIXERS) * 2 * cut_edges(graph, 4) * 50
 
 
 def test_messages_go_along_the_edges():

@@ -70,7 +70,12 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+SELDOM = ["relay_sum, lost, local", "relay_sum, two trees", "gossip, lost"]  # of two like them, one is enough
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SELDOM else ()) for name in METHODS]
+)
 def test_workers_over_devices_learn_the_same(name, x64):
     start = np.random.default_rng(0).normal(size=(N, D))
     plain = run(METHODS[name](None), start)

@@ -110,6 +110,13 @@ def test_short_names(trace):
         "Dataset('digits': 1437 to train on and 360 to test, of shape (8, 8, 1), 10 classes)": (
             rs.tasks.datasets.digits()
         ),
+        "Mixer('median on ring', 8 workers)": rs.robust.median(ring),
+        "Mixer('compressed relay_sum on chain', 8 workers)": rs.compress.relay_sum(
+            rs.topology.chain(N), rs.compress.sign()
+        ),
+        "Traffic(8 workers, models of 12 bytes, a period of 1 steps)": trace.traffic,
+        "Method('ad_psgd', 8 workers)": rs.asynchronous.ad_psgd(task.grad_at, ring, optax.sgd(0.1)),
+        "Method('swift on ring', 8 workers)": rs.asynchronous.swift(task.grad_at, ring, optax.sgd(0.1)),
     }
     assert {name: repr(thing) for name, thing in told.items()} == {name: name for name in told}
     assert repr(trace).startswith("Trace(2 records to step 40, models float32[8,3]; metrics ")
@@ -120,6 +127,20 @@ def test_a_trace_of_several_runs_has_a_short_name():
     """Of models that are the same for all, while the keys are not."""
     traces = jax.vmap(lambda key: rs.simulate(key, method, start, num_steps=2))(jax.random.split(key, 3))
     assert len(repr(traces)) < 300 and traces.metrics["loss"].shape == (3, 2, N)
+
+
+def test_short_names_without_barriers():
+    waitless = rs.asynchronous.ad_psgd(task.grad_at, rs.topology.ring(N), optax.sgd(0.1))
+    network, lay_out = rs.timing.Network(compute=0.5), rs.asynchronous.lay_out
+    order = lay_out(key, waitless, network, start, seconds=2, every=1)
+    assert repr(order) == "Order(Events(32 to 2 s), 8 workers, 2 records)"
+    trace = rs.asynchronous.replay(key, waitless, order, start)
+    assert repr(trace).startswith("Trace(2 records, models float32[8,3]; metrics loss (2, 8)")
+
+
+def test_a_corpus_has_a_short_name():
+    corpus = rs.tasks.texts.language_model(["ab" * 99, "abc" * 99], ["Ann", "Bob"], length=8)
+    assert repr(corpus).endswith("7 to test, of shape (8,), 4 classes), 2 owners, 4 tokens)")
 
 
 def test_memory_is_a_table():

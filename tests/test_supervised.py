@@ -248,6 +248,34 @@ def test_batch_statistics_that_stay_each_workers_own():
     np.testing.assert_allclose(mixer.sent(), whole * (1 - kept / size))
 
 
+def test_optimizers_that_would_train_statistics():
+    """Forgotten `with_statistics` is told of, however the right optimizer is wrapped."""
+    model = tasks.from_linen(Noisy())
+    task = supervised(model, DATA, np.split(np.arange(40), 4), loss=losses.squared_error)
+    params, mixer = task.init(KEY), rs.all_reduce(N)
+    right = tasks.with_statistics(optax.sgd(0.1))
+    for optimizer in (right, optax.chain(optax.identity(), right)):
+        rs.dpsgd(task.grad, mixer, optimizer).init(KEY, params)
+    rs.dpsgd(rs.local_steps(task.grad, right, 2), mixer, optax.sgd(1.0)).init(KEY, params)
+    wrong = [
+        rs.dpsgd(task.grad, mixer, optax.adam(0.1)),
+        rs.d2(task.grad, mixer, rs.per_worker(optax.sgd, learning_rate=[0.1] * N)),
+        rs.dpsgd(task.grad, mixer, tasks.with_statistics(optax.sgd(0.1), "other")),
+        rs.dpsgd(rs.local_steps(task.grad, optax.sgd(0.1), 2), mixer, optax.sgd(1.0)),
+    ]
+    for method in wrong:
+        with pytest.raises(ValueError, match=r"optimizer .*'batch_stats'.*with_statistics\(optimizer\)"):
+            method.init(KEY, params)
+    method, network = (
+        rs.asynchronous.gossip(task.grad_at, rs.topology.ring(N), optax.sgd(0.1)),
+        rs.timing.lan(1.0),
+    )
+    with pytest.raises(ValueError, match="with_statistics"):
+        rs.asynchronous.simulate(KEY, method, network, params, seconds=3)
+    plain = supervised(tasks.from_linen(Dropping(), "deterministic"), DATA, SHARES, loss=losses.squared_error)
+    rs.dpsgd(plain.grad, mixer, optax.sgd(0.1)).init(KEY, plain.init(KEY))
+
+
 class Dropping(nn.Module):
     @nn.compact
     def __call__(self, x, deterministic):

@@ -74,9 +74,12 @@ def test_best_takes_the_mean_of_the_last_records_and_no_divergence():
         (lambda: sweep(run, learning_rate=rates, together=0), "together is 0"),
         (
             lambda: best(records({(1, 1, 1): 1.0}), "loss", over="rate"),
-            "metric is 'loss', expected one of error",
+            "metric is 'loss', expected one of 'error'",
         ),
-        (lambda: best(records({(1, 1, 1): 1.0}), "error", over="task"), "'task' is not in the table"),
+        (
+            lambda: best(records({(1, 1, 1): 1.0}), "error", over="task"),
+            "over is 'task', expected one of 'rate', 'seed'",
+        ),
     ],
 )
 def test_bad_input(call, message):

@@ -57,6 +57,7 @@ def test_picture_has_a_panel_for_each_alpha(runs):
     plt.close(figure)
 
 
+@pytest.mark.slow
 def test_train_repeats_a_cell(tmp_path):
     """The command, with the settings of a cell, ends at the cell's accuracy, also where messages are lost."""
     table = TABLE._replace(
@@ -112,6 +113,7 @@ def test_the_learning_rate_goes_up_and_down():
     np.testing.assert_allclose([float(rate(t)) for t in range(140)], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, monkeypatch):
     monkeypatch.setitem(tables.TABLES, "2", TABLE._replace(methods=METHODS[:1]))
     monkeypatch.setattr(tables, "small", lambda *args: replace(SETTING, epochs=1))

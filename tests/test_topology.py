@@ -181,10 +181,36 @@ def test_exponential(n):
     assert (np.diff(keys) > 0).all()
 
 
-def test_random_tree_is_uniform():
-    draws = Counter(tuple(map(tuple, T.random_tree(4, seed).edges.tolist())) for seed in range(1600))
-    assert len(draws) == 16
-    assert sum((count - 100) ** 2 / 100 for count in draws.values()) < 37.7  # χ²(15) exceeds it once in 1000
+def test_random_trees_are_drawn_evenly_from_all_and_numbered_depth_first_from_anyone():
+    draws = Counter(tuple(T.rooted(T.random_tree(4, seed)).parent[1:].tolist()) for seed in range(1600))
+    stars, paths = {(0, 0, 0): 100, (0, 1, 1): 300}, {(0, 1, 2): 600, (0, 0, 2): 600}  # 4 and 12 of all 16
+    assert sum((draws[p] - k) ** 2 / k for p, k in (stars | paths).items()) < 16.3  # χ²(3), once in 1000
+    assert sum(draws[p] for p in stars | paths) == 1600
+    assert T.depth_first(T.random_tree(1000, 0)).tolist() == list(range(1000))
+
+
+@pytest.mark.parametrize(
+    ("graph", "most"),
+    [(T.chain(100), 1), (T.torus(6, 50), 24), (T.random_tree(2000, 0), 100), (T.star(9), 8)],
+)
+def test_cuthill_mckee_brings_neighbours_together(graph, most):
+    shuffled = T.renumber(graph, np.random.default_rng(0).permutation(graph.num_workers))
+    near = T.renumber(shuffled, T.cuthill_mckee(shuffled))
+    assert np.abs(near.senders - near.receivers).max() <= most
+    assert sorted(near.degrees) == sorted(graph.degrees)
+
+
+def test_cuthill_mckee_of_directed_and_of_torn_graphs():
+    for graph in (T.exponential(9), T.from_edges(4, [(0, 2)]), T.from_edges(1, [])):
+        assert sorted(T.cuthill_mckee(graph).tolist()) == list(range(graph.num_workers))
+
+
+def test_random_graphs_are_numbered_with_neighbours_near():
+    geometric, regular = T.geometric(1000, 0.07, 0), T.random_regular(1000, 3, 0)
+    far = [np.abs(g.senders - g.receivers) for g in (geometric, regular)]
+    assert far[0].max() < 150  # of a random numbering nearly all 1000
+    apart = np.abs(np.diff(regular.senders[::3]))  # the nearest neighbours of workers one after the other
+    assert np.median(apart) < 20
 
 
 def test_random_recursive_trees_are_drawn_evenly_and_numbered_breadth_first():

@@ -41,6 +41,7 @@ def btpp(
     R gives each worker the model of its parent, C = Rᵀ each parent the sum of its children's y; the root
     keeps its own. So the root steps along the sum of all u, divided by n, and the others follow, late by
     their depth: the model to use is worker 0's. A worker sends its model to each child and y to its parent.
+    No message can be lost: it would take the gradients of a whole branch with it, for good.
 
     >>> import relaysim as rs
     >>> task = rs.tasks.random_quadratics(jax.random.key(0), 8, 5, zeta2=1.0)

@@ -45,7 +45,8 @@ def decoupled_momentum(
     Args:
       grad: (key, step, params) -> (losses (n,), gradients), such as `task.grad`.
       mixer: W of what is shared, such as `all_reduce(n)`. Models that start equal stay so if W averages
-        exactly; with `relay_sum` they get the same in the end.
+        exactly; with `relay_sum` they get the same in the end. Who does not hear what was lost lacks it for
+        good.
       optimizer: makes u from g (without a momentum of its own), for each worker apart.
       compressor: C, such as `rs.compress.top_k(0.1)`.
       beta: β, in [0, 1].

@@ -57,6 +57,7 @@ def destress(
       grad: (key, step, params) -> (losses (n,), gradients), such as `task.grad`. In round t it is asked for
         the steps t inner_steps, …, t inner_steps + inner_steps − 1, twice each, with the same sample.
       mixer: W, such as `gossip(topology)`, symmetric; models and gradients are sent one after the other.
+        What it loses leaves a bias for good: trackers no longer sum to what the gradients sum to.
       optimizer: makes u from v, for each worker apart.
       inner_steps: S, at least 1.
       inner_mixings: K of P_in, at least 1.
@@ -75,13 +76,14 @@ def destress(
     local = local_update(grad if full_grad is None else full_grad, optimizer)
     if contraction is None:
         alpha = contraction_of(mixer) if max(k_in, k_out) > 1 else 1.0
+        exact = alpha < 1e-12
     else:
-        alpha = check_number("contraction", contraction, 0, 1, "()")
+        alpha, exact = check_number("contraction", contraction, 0, 1, "()"), False
 
     def mixed(key: Key, t: Array, state: Any, x: Stacked, times: int) -> tuple[Any, Stacked]:
         """P_K x, by T_{k+1}(W / α) = 2 W / α T_k − T_{k−1}."""
         state, now = mixer.mix(key, t, state, x)
-        if times == 1 or alpha < 1e-12:
+        if times == 1 or exact:
             return state, now
         before, now = x, tree.scale(1 / alpha, now)
         scale_before, scale = 1.0, 1 / alpha

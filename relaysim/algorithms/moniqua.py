@@ -43,7 +43,8 @@ def moniqua(
     Args:
       grad: (key, step, params) -> (losses (n,), gradients), such as `task.grad`.
       mixer: W, such as `gossip(topology)`, with rows that sum to 1. It is applied to who sends which level,
-        from which the sum above follows, whatever the receiver's own y.
+        from which the sum above follows, whatever the receiver's own y. With messages that it loses the mean
+        of the models is not kept, as in D-PSGD.
       optimizer: makes u from g, for each worker apart.
       theta: θ, above 0.
       gamma: γ, the consensus step, in (0, 1].

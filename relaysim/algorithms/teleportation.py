@@ -17,8 +17,8 @@ from relaysim.types import Algorithm, Array, Calls, Grad, Info, Key, Messages, M
 class TeleportState(NamedTuple):
     params: Stacked
     """Leaves (n, ...): the model that each worker had when it was active last."""
-    tokens: Stacked
-    """Leaves (k, ...): the models that are passed on."""
+    active: Array
+    """(k,) who has the models that are passed on."""
     local: LocalState
     mix: Any
 
@@ -62,24 +62,25 @@ def teleportation(
     local = local_update(grad, optimizer)
 
     def init(key: Key, params: Stacked) -> TeleportState:
-        tokens = jax.tree.map(lambda x: x[:k], params)
-        return TeleportState(params, tokens, local.init(key, params), mixer.init(tokens))
+        first = jax.tree.map(lambda x: x[:k], params)
+        return TeleportState(params, jnp.arange(k), local.init(key, params), mixer.init(first))
 
     def step(key: Key, t: Array, s: TeleportState) -> tuple[TeleportState, Info]:
-        active = order(jax.random.fold_in(key, 1), t, (n,))[:k]
+        active = order(jax.random.fold_in(key, 1), t, (n,))[:k].astype(s.active.dtype)
+        passed_on = jax.tree.map(lambda x: x[s.active], s.params)
         is_active = jnp.zeros(n, bool).at[active].set(True)
 
-        def place(x: Stacked, tokens: Stacked) -> Stacked:
-            return jax.tree.map(lambda x, z: x.at[active].set(z), x, tokens)
+        def place(x: Stacked, models: Stacked) -> Stacked:
+            return jax.tree.map(lambda x, z: x.at[active].set(z), x, models)
 
         def if_active(before: Array, after: Array) -> Array:
             return jnp.where(rows(is_active, after), after, before) if jnp.shape(after)[:1] == (n,) else after
 
-        local_state, u, info = local.update(t, s.local, place(s.params, s.tokens))
+        local_state, u, info = local.update(t, s.local, place(s.params, passed_on))
         kept = jax.tree.map(if_active, s.local._replace(key=()), local_state._replace(key=()))
-        moved = jax.tree.map(lambda z, u: z + u[active], s.tokens, u)
-        mix, tokens = mixer.mix(key, t, s.mix, moved)
-        return TeleportState(place(s.params, tokens), tokens, kept._replace(key=s.local.key), mix), info
+        moved = jax.tree.map(lambda z, u: z + u[active], passed_on, u)
+        mix, mixed = mixer.mix(key, t, s.mix, moved)
+        return TeleportState(place(s.params, mixed), active, kept._replace(key=s.local.key), mix), info
 
     def messages(models: Any) -> Calls:
         """The active ones are k in a row, going around."""

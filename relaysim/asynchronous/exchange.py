@@ -14,7 +14,7 @@ from relaysim.asynchronous.exchange_order import Calls, Wave, lay_out
 from relaysim.asynchronous.local import LocalState, add, local_update, put, take
 from relaysim.asynchronous.types import GradAt, Method
 from relaysim.topology import Topology
-from relaysim.types import Array, Key, Stacked, rows
+from relaysim.types import Array, Key, Stacked, made_by, rows
 
 
 class ExchangeState(NamedTuple):
@@ -76,4 +76,4 @@ def exchange(
         return s._replace(params=put(s.params, workers, models), begin=put(s.begin, workers, models))
 
     order = partial(lay_out, topology, calls)
-    return Method(topology.num_workers, init, step, lambda s: s.params, order, put_models)
+    return Method(topology.num_workers, init, step, lambda s: s.params, order, put_models, made_by(calls))

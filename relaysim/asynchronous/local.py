@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from relaysim.asynchronous.types import GradAt
-from relaysim.local import per_worker
+from relaysim.local import per_worker, started
 from relaysim.types import Array, Key, Stacked
 
 
@@ -40,7 +40,7 @@ def local_update(grad: GradAt, optimizer: optax.GradientTransformation, num_work
     optimizer = per_worker(optimizer)
 
     def init(key: Key, params: Stacked) -> LocalState:
-        return LocalState(key, optimizer.init(params))
+        return LocalState(key, started(optimizer, params, grad))
 
     def update(
         s: LocalState, workers: Array, steps: Array, models: Stacked

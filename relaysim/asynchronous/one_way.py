@@ -15,7 +15,7 @@ from relaysim.asynchronous.local import LocalState, local_update, put, take
 from relaysim.asynchronous.one_way_order import Wave, lay_out
 from relaysim.asynchronous.types import GradAt, Method
 from relaysim.topology import Topology
-from relaysim.types import Array, Key, Stacked, rows
+from relaysim.types import Array, Key, Stacked, made_by, rows
 
 
 class OneWayState(NamedTuple):
@@ -89,8 +89,8 @@ def one_way(
         kept = equations.keep(take(s.own, workers), models, s.shared)
         return s._replace(own=put(s.own, workers, kept))
 
-    order = partial(lay_out, topology, latest, relays)
-    return Method(topology.num_workers, init, step, models, order, put_models)
+    order, name = partial(lay_out, topology, latest, relays), f"{made_by(equations.step)} on {topology.name}"
+    return Method(topology.num_workers, init, step, models, order, put_models, name)
 
 
 def _sums(leaves: Any, into: Array, size: int) -> Any:

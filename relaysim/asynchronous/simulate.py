@@ -6,12 +6,12 @@ from typing import Any, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from relaysim.asynchronous.presence import Presence
 from relaysim.asynchronous.types import Coming, Events, Horizon, Method, Order
 from relaysim.asynchronous.waves import NOBODY
-from relaysim.checks import check_count, check_key, check_number
+from relaysim.checks import check_count, check_key, check_number, kinds
 from relaysim.faults import Churn, Start
 from relaysim.metrics import all_finite
 from relaysim.programs import Program, is_traced, program
@@ -42,6 +42,10 @@ class Trace(NamedTuple):
     """(R,) when the records were taken."""
     events: Events
     """What happened when."""
+
+    def __repr__(self) -> str:
+        metrics = ", ".join(f"{name} {np.shape(values)}" for name, values in self.metrics.items())
+        return f"Trace({np.shape(self.steps)[-1]} records, models {kinds(self.params)}; metrics {metrics})"
 
 
 def simulate(
@@ -131,6 +135,15 @@ def lay_out(
     """The order of the events in a run, all but the models; `order.events` can be looked at.
 
     The arguments are those of `simulate`; `params` may be shapes, as it only matters how large messages are.
+
+    >>> import optax, relaysim as rs
+    >>> task = rs.tasks.random_quadratics(jax.random.key(0), 3, 5)
+    >>> method = rs.asynchronous.gossip(task.grad_at, rs.topology.chain(3), optax.sgd(0.1))
+    >>> network = rs.timing.Network(compute=np.array([0.1, 0.2, 0.4]))
+    >>> models = task.init(jax.random.key(1))
+    >>> events = lay_out(jax.random.key(2), method, network, models, seconds=0.41).events
+    >>> events.worker.tolist(), events.time.round(1).tolist()
+    ([0, 0, 1, 0, 0, 1, 2], [0.1, 0.2, 0.2, 0.3, 0.4, 0.4, 0.4])
 
     Raises:
       ValueError: as `simulate`.

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from relaysim.asynchronous.presence import Presence, Restarts
-from relaysim.types import Array, Key, Stacked
+from relaysim.types import Array, Key, Stacked, made_by
 
 GradAt = Callable[[Key, Array, Array, Stacked], tuple[Array, Stacked]]
 """(key, workers (k,), steps (k,), params (k, ...)) -> (losses (k,), gradients): a task's `grad_at`."""
@@ -44,6 +44,9 @@ class Events(NamedTuple):
             raise ValueError("events have none or several partners each, expected one: look at links")
         return self.links.partner
 
+    def __repr__(self) -> str:
+        return f"Events({len(self.time)} to {max(self.time, default=0.0):.4g} s)"
+
 
 class Order(NamedTuple):
     """A run as it is laid out: everything but the models."""
@@ -67,6 +70,9 @@ class Order(NamedTuple):
     restart_waves: np.ndarray
     """(C,) int, ascending: the wave of each restart, in which nothing else happens."""
 
+    def __repr__(self) -> str:
+        return f"Order({self.events!r}, {self.counts.shape[1]} workers, {len(self.seconds)} records)"
+
 
 class Method(NamedTuple):
     """A decentralized optimization method whose workers do not wait for each other."""
@@ -82,6 +88,10 @@ class Method(NamedTuple):
     """(key, network, bytes of a model, `Horizon`, `Coming`) -> order."""
     put: Callable[[Any, Array, Stacked], Any]
     """(state, workers (k,), models (k, ...)) -> the state in which these workers have these models."""
+    name: str = ""
+
+    def __repr__(self) -> str:
+        return f"Method({self.name or made_by(self.step)!r}, {self.num_workers} workers)"
 
 
 class Horizon(NamedTuple):

@@ -301,6 +301,8 @@ def _size(leaf: Any) -> int:
 
 def _counter(k: Any) -> Callable[[int], int]:
     """How many of d entries."""
+    if np.ndim(k) == 0 and isinstance(k, np.ndarray):
+        k = k.item()  # a count that comes from a file
     if isinstance(k, int | np.integer) and not isinstance(k, bool):
         most = check_count("k", k)
         return lambda d: min(most, d)

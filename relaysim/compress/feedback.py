@@ -7,7 +7,7 @@ from optax import tree
 
 from relaysim.checks import check_mixer, check_number
 from relaysim.compress.compressors import Compressor, check_compressor
-from relaysim.types import Array, Key, Mixer, Stacked
+from relaysim.types import Array, Key, Mixer, Stacked, made_by
 
 Of = Literal["models", "updates"]
 
@@ -78,4 +78,5 @@ def error_feedback(mixer: Mixer, compressor: Compressor, *, gamma: float = 1.0, 
         x = tree.add_scale(x, gamma, tree.sub(mixed, copies))
         return FeedbackState(copies, state, mixing), x
 
-    return Mixer(mixer.num_workers, init, mix, mixer.messages, compressor.share)
+    name = f"compressed {mixer.name or made_by(mixer.mix)}"
+    return Mixer(mixer.num_workers, init, mix, mixer.messages, compressor.share, name)

@@ -96,6 +96,5 @@ def relay_sum(trees: Topology, compressor: Compressor, *, of: Of = "models") -> 
         mean = jax.tree.map(lambda o, x, h: o + (x + h) / n, s.origin, own, heard)
         return CompressedRelayState(s.origin, up, down), mean
 
-    return Mixer(
-        n, init, mix, lambda: [[Messages(graph.senders, graph.receivers)]], lambda x: compressor.share(x)
-    )
+    edges, name = Messages(graph.senders, graph.receivers), f"compressed relay_sum on {graph.name}"
+    return Mixer(n, init, mix, lambda: [[edges]], lambda x: compressor.share(x), name)

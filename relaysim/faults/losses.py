@@ -86,6 +86,9 @@ class Outage:
     As a mixer's `drop` it loses all that is sent to or from them meanwhile: they are cut off. Under `pause`
     they take no steps either.
 
+    >>> Outage([3, 4], first=20, last=60).is_down(jnp.arange(6), step=30).tolist()
+    [False, False, False, True, True, False]
+
     Args:
       workers: which ones, any collection of their numbers.
       first: the step at which they go down.
@@ -181,7 +184,7 @@ def loss_of(drop: Drop, num_workers: int | None) -> Loss | None:
     True
 
     Raises:
-      ValueError: where `drop` is none, or is about workers that there are not.
+      ValueError: where `drop` is no loss of messages, or is about workers that are not there.
     """
     if isinstance(drop, Loss):
         return drop

@@ -93,6 +93,20 @@ def edge_sum_over(
     return of_edges
 
 
+def neighbours_over(mesh: Mesh, index: np.ndarray) -> Callable[[Array], Array]:
+    """(n, ...) -> (n, K, ...): to each worker the rows of the K workers in its row of the index (n, K)."""
+    n, places = index.shape
+    check_mesh(mesh, n)
+    halo = _halo(index.ravel(), np.repeat(np.arange(n), places), n, mesh)
+    split = P(halo.axis)
+
+    def found(x: Array, send: Array, at: Array) -> Array:
+        return halo.fetch(x, send).at[at].get(mode="promise_in_bounds")
+
+    on_each = _local(found, mesh, (split, split, split))
+    return lambda x: on_each(x, halo.send, halo.senders.reshape(n, places))
+
+
 def shift_over(mesh: Mesh | None, by: int, num_workers: int) -> Callable[[Array], Array]:
     """(n, ...) -> (n, ...): worker i's row to worker i + by modulo n."""
     if mesh is None:

@@ -28,7 +28,7 @@ def keep_local(mixer: Mixer, *names: str, params: Stacked | None = None) -> Mixe
         without them they are counted as whole models.
 
     Raises:
-      ValueError: where `mixer` is none, or there is no name.
+      ValueError: where `mixer` is no mixer, or no name is given.
     """
     if not isinstance(mixer, Mixer):
         raise ValueError(f"mixer is {mixer!r}, expected a way to communicate such as rs.gossip(ring)")

@@ -94,7 +94,7 @@ def relay_sum(
         spanning trees) is used, instead of all at the same time.
 
     Raises:
-      ValueError: where a tree is none (a cycle, not connected, directed), trees have different numbers of
+      ValueError: where a graph is no tree (a cycle, not connected, directed), trees have different numbers of
         workers, `drop`, `churn` or `starts` do not fit, `fill` is none of the four or `mesh` does not divide
         the workers.
     """

@@ -2,7 +2,7 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 
-from relaysim.checks import check_positive
+from relaysim.checks import check_count, check_counts
 from relaysim.types import Array
 
 he_normal = nn.initializers.he_normal()
@@ -28,8 +28,9 @@ class CNN(nn.Module):
     kernel_size: int = 3
 
     def __post_init__(self) -> None:
-        self.channels = tuple(self.channels)
-        check_positive(num_classes=self.num_classes, channels=self.channels, kernel_size=self.kernel_size)
+        check_count("num_classes", self.num_classes)
+        check_count("kernel_size", self.kernel_size)
+        self.channels = check_counts("channels", self.channels)
         super().__post_init__()
 
     @nn.compact

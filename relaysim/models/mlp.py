@@ -2,6 +2,7 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 
+from relaysim.checks import check_count, check_counts
 from relaysim.types import Array
 
 
@@ -19,11 +20,10 @@ class MLP(nn.Module):
     num_classes: int
 
     def __post_init__(self) -> None:
-        self.hidden = tuple(self.hidden)  # a list could not be hashed, so jit could not tell models apart
-        if min((*self.hidden, self.num_classes)) < 1:
-            raise ValueError(
-                f"hidden is {self.hidden}, num_classes is {self.num_classes}, expected widths of at least 1"
-            )
+        self.hidden = check_counts(
+            "hidden", self.hidden
+        )  # not a list, for jit hashes models to tell them apart
+        check_count("num_classes", self.num_classes)
         super().__post_init__()
 
     @nn.compact

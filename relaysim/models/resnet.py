@@ -5,7 +5,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from relaysim.checks import check_positive
+from relaysim.checks import check_bool, check_count, check_counts
 from relaysim.types import Array
 
 MAX_GROUPS = 32
@@ -77,8 +77,12 @@ class ResNet(nn.Module):
     wide_stem: bool
 
     def __post_init__(self) -> None:
-        self.blocks, self.channels = tuple(self.blocks), tuple(self.channels)
-        check_positive(num_classes=self.num_classes, blocks=self.blocks, channels=self.channels)
+        check_count("num_classes", self.num_classes)
+        self.blocks, self.channels = (
+            check_counts("blocks", self.blocks),
+            check_counts("channels", self.channels),
+        )
+        check_bool("wide_stem", self.wide_stem)
         if len(self.blocks) != len(self.channels) or not self.blocks:
             raise ValueError(
                 f"blocks is {self.blocks}, channels is {self.channels}, expected one of each for every stage"

@@ -3,7 +3,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from relaysim.checks import check_positive
+from relaysim.checks import check_count
 from relaysim.types import Array
 
 
@@ -33,7 +33,7 @@ class Transformer(nn.Module):
     layers: int = 2
 
     def __post_init__(self) -> None:
-        check_positive(num_classes=self.num_classes)
+        check_count("num_classes", self.num_classes)
         check_sizes(self)
         super().__post_init__()
 
@@ -56,8 +56,8 @@ def check_tokens(tokens: Array, max_length: int) -> None:
 
 def check_sizes(model: Any) -> None:
     """Raise a ValueError unless they are positive, and the width a multiple of the heads."""
-    names = ("vocabulary", "max_length", "width", "heads", "layers")
-    check_positive(**{name: getattr(model, name) for name in names})
+    for name in ("vocabulary", "max_length", "width", "heads", "layers"):
+        check_count(name, getattr(model, name))
     if model.width % model.heads:
         raise ValueError(f"width is {model.width}, expected a multiple of heads = {model.heads}")
 

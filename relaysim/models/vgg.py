@@ -2,7 +2,7 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 
-from relaysim.checks import check_positive
+from relaysim.checks import check_count, check_counts
 from relaysim.types import Array
 
 CONVOLUTIONS = ((64,), (128,), (256, 256), (512, 512), (512, 512))
@@ -31,8 +31,8 @@ class VGG11(nn.Module):
     hidden: Sequence[int] = ()
 
     def __post_init__(self) -> None:
-        self.hidden = tuple(self.hidden)
-        check_positive(num_classes=self.num_classes, hidden=self.hidden)
+        check_count("num_classes", self.num_classes)
+        self.hidden = check_counts("hidden", self.hidden)
         super().__post_init__()
 
     @nn.compact

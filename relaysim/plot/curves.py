@@ -1,7 +1,7 @@
 """A number over the course of runs."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from relaysim import palette
+from relaysim.checks import check_bool, check_choice, check_count, shown
+from relaysim.plot.axes import axes_for
 from relaysim.simulate import Trace
 
 Runs = Mapping[str, Trace | Sequence[Trace]]
 Band = Literal["range", "deviation", "lines", "none"]
-DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
-MARKERS = "osD^vP*X<>"
 
 
 def curves(
@@ -57,22 +57,22 @@ def curves(
     Raises:
       ValueError: where a trace lacks the metric, or an argument does not fit.
     """
-    if band not in ("range", "deviation", "lines", "none"):
-        raise ValueError(f"band is {band!r}, expected 'range', 'deviation', 'lines' or 'none'")
+    runs = _runs(traces)
+    check_choice("band", band, get_args(Band))
     if (x == "epoch") != (steps_per_epoch is not None):
-        raise ValueError(f"steps_per_epoch is {steps_per_epoch}, expected a number with x = 'epoch' alone")
-    ax = ax if ax is not None else plt.subplots(figsize=(6, 4), layout="constrained")[1]
-    drawn = []
-    for label, style in _styles(traces).items():
-        given = traces[label]
-        runs: list[Trace] = [given] if isinstance(given, Trace) else list(given)
-        lines = np.concatenate([_columns(run, metric) for run in runs], 1)
-        along = np.concatenate([_columns(run, x) for run in runs], 1) / (steps_per_epoch or 1)
-        _draw(ax, along, lines, band, label, style)
-        drawn.append(lines)
-    if log if log is not None else _spans_decades(drawn):
+        raise ValueError(
+            f"steps_per_epoch is {shown(steps_per_epoch)}, expected a number with x = 'epoch' alone"
+        )
+    per_epoch = 1 if steps_per_epoch is None else check_count("steps_per_epoch", steps_per_epoch)
+    lines = {label: _side_by_side("metric", each, metric) for label, each in runs.items()}
+    along = {label: _side_by_side("x", each, x) / per_epoch for label, each in runs.items()}
+    log = _spans_decades(lines.values()) if log is None else check_bool("log", log)
+    ax = axes_for(ax)
+    for label, style in palette.styles(runs).items():
+        _draw(ax, along[label], lines[label], band, label, style)
+    if log:
         ax.set_yscale("log")
-    if log_x:
+    if check_bool("log_x", log_x):
         ax.set_xscale("log")
     ax.set(xlabel=x.replace("_", " "), ylabel=metric.replace("_", " "))
     ax.legend(frameon=False, handlelength=3)
@@ -100,9 +100,11 @@ def panels(groups: Mapping[str, Runs], metric: str, *, columns: int = 4, **optio
     Raises:
       ValueError: where there is no group, and as `curves`.
     """
-    if not groups:
-        raise ValueError("groups is empty, expected traces by label, by the title of a panel")
-    wide = min(columns, len(groups))
+    if not isinstance(groups, Mapping) or not groups:
+        raise ValueError(f"groups is {shown(groups)}, expected traces by label, by the title of a panel")
+    for title, runs in groups.items():
+        _runs(runs, f"groups[{title!r}]")
+    wide = min(check_count("columns", columns), len(groups))
     high = -(-len(groups) // wide)
     size = (1 + 3.2 * wide, 0.8 + 2.9 * high)
     figure, axes = plt.subplots(high, wide, figsize=size, sharey=True, squeeze=False, layout="constrained")
@@ -131,13 +133,15 @@ def comparison(curves: pd.DataFrame, metric: str, *, x: str = "step", band: Band
     Raises:
       ValueError: where the curves lack the metric.
     """
+    columns = {"task", "method", "seed", "step", "metric", "value"}
+    if not isinstance(curves, pd.DataFrame) or not columns <= set(curves.columns):
+        raise ValueError(f"curves is {shown(curves)}, expected those of a comparison")
     known = sorted(set(curves.metric))
-    if metric not in known:
-        raise ValueError(f"metric is {metric!r}, expected one of {', '.join(known)}")
-    if x not in ("step", *known):
-        raise ValueError(f"x is {x!r}, expected 'step' or one of {', '.join(known)}")
+    check_choice("metric", metric, known)
+    check_choice("x", x, ["step", *known])
+    check_choice("band", band, get_args(Band))
     every, curves = curves, curves[curves.metric == metric]
-    tasks, styles = list(dict.fromkeys(curves.task)), _styles(dict.fromkeys(curves.method))
+    tasks, styles = list(dict.fromkeys(curves.task)), palette.styles(dict.fromkeys(curves.method))
     size = (1 + 3.6 * len(tasks), 3.8)
     figure, axes = plt.subplots(1, len(tasks), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for ax, task in zip(axes[0], tasks, strict=True):
@@ -157,23 +161,38 @@ def comparison(curves: pd.DataFrame, metric: str, *, x: str = "step", band: Band
     return figure
 
 
-def _styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """What tells the lines apart: colours, and dashes and markers for those who see no colours."""
-    return {
-        label: {"color": colour, "linestyle": DASHES[i % len(DASHES)], "marker": MARKERS[i % len(MARKERS)]}
-        for i, (label, colour) in enumerate(palette.colours(labels).items())
-    }
+def _runs(traces: Any, name: str = "traces") -> dict[str, list[Trace]]:
+    """The traces of each label."""
+    if not isinstance(traces, Mapping) or not traces:
+        raise ValueError(
+            f"{name} is {shown(traces)}, expected a trace, or the traces of some seeds, by label"
+        )
+    runs = {label: [runs] if isinstance(runs, Trace) else runs for label, runs in traces.items()}
+    for label, each in runs.items():
+        if not isinstance(each, list | tuple) or not each or not all(isinstance(run, Trace) for run in each):
+            raise ValueError(f"{name}[{label!r}] is {shown(each)}, expected a trace, or those of some seeds")
+    return runs
 
 
-def _columns(run: Trace, name: str) -> np.ndarray:
+def _side_by_side(argument: str, runs: Sequence[Trace], name: str) -> np.ndarray:
+    """(R, any number) the steps or a metric of each run, and of each worker."""
+    columns = [_columns(argument, run, name) for run in runs]
+    if len({len(values) for values in columns}) > 1:
+        raise ValueError(
+            f"traces have {[len(values) for values in columns]} records, expected as many in each"
+        )
+    return np.concatenate(columns, 1)
+
+
+def _columns(argument: str, run: Trace, name: str) -> np.ndarray:
     """(R, 1) or (R, n) steps or a metric of a trace."""
-    if name in ("step", "epoch"):
+    if isinstance(name, str) and name in ("step", "epoch"):
         return np.asarray(run.steps, float)[:, None]
-    if name not in run.metrics:
-        raise ValueError(f"metric {name!r} is not in the trace, expected one of {sorted(run.metrics)}")
-    values = np.asarray(run.metrics[name], float)
+    values = np.asarray(run.metrics[check_choice(argument, name, sorted(run.metrics))], float)
     if values.ndim not in (1, 2) or len(values) != len(run.steps):
-        raise ValueError(f"metric {name!r} is of shape {values.shape}, expected (R,) or (R, n) of one run")
+        raise ValueError(
+            f"{argument} {name!r} is of shape {values.shape}, expected (R,) or (R, n) of one run"
+        )
     return values.reshape(len(values), -1)
 
 
@@ -192,9 +211,9 @@ def _draw(ax: Axes, x: np.ndarray, lines: np.ndarray, band: Band, label: str, st
     ax.plot(x, mean, linewidth=1.8, markersize=4.5, markevery=every, label=label, **style)
 
 
-def _spans_decades(values: Sequence[np.ndarray]) -> bool:
+def _spans_decades(values: Iterable[np.ndarray]) -> bool:
     """Whether all finite values are positive and span more than two decades."""
-    finite = np.concatenate([v[np.isfinite(v)].ravel() for v in values]) if len(values) else np.zeros(0)
+    finite = np.concatenate([v[np.isfinite(v)].ravel() for v in values])
     return bool(finite.size and 0 < 100 * finite.min() < finite.max())
 
 

@@ -2,9 +2,11 @@
 
 import numpy as np
 import seaborn as sns
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+
+from relaysim.checks import check_numbers
+from relaysim.plot.axes import axes_for
 
 
 def partition(counts: np.ndarray, *, ax: Axes | None = None) -> Axes:
@@ -16,8 +18,14 @@ def partition(counts: np.ndarray, *, ax: Axes | None = None) -> Axes:
     Args:
       counts: (n, classes), from `rs.tasks.partition.label_counts(shares, labels)`.
       ax: where to draw; new axes by default.
+
+    Raises:
+      ValueError: where `counts` are no such numbers.
     """
-    ax = ax if ax is not None else plt.subplots(figsize=(6, 4), layout="constrained")[1]
+    counts = check_numbers("counts", counts, "n", "classes")
+    if not counts.min() >= 0 or not 0 < counts.max() < np.inf:
+        raise ValueError(f"counts spans {counts.min()} to {counts.max()}, expected numbers of samples")
+    ax = axes_for(ax)
     worker, label = np.nonzero(counts)
     area = 120 * counts[worker, label] / counts.max()
     ax.scatter(
@@ -43,12 +51,10 @@ def class_accuracy(values: np.ndarray, *, ax: Axes | None = None) -> Axes:
     Raises:
       ValueError: where `values` has another shape or range.
     """
-    values = np.asarray(values)
-    if values.ndim != 2 or not values.size:
-        raise ValueError(f"values has shape {values.shape}, expected (n, classes)")
+    values = check_numbers("values", values, "n", "classes")
     if (values < 0).any() or (values > 1).any():
         raise ValueError(f"values spans {np.nanmin(values)} to {np.nanmax(values)}, expected 0 to 1")
-    ax = ax if ax is not None else plt.subplots(figsize=(6, 4), layout="constrained")[1]
+    ax = axes_for(ax)
     image = ax.imshow(values.T, vmin=0, vmax=1, origin="lower", aspect="auto", interpolation="nearest")
     ax.figure.colorbar(image, ax=ax, label="accuracy")
     ax.set(xlabel="worker", ylabel="class")

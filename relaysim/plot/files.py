@@ -6,6 +6,7 @@ from matplotlib.animation import FuncAnimation, HTMLWriter, PillowWriter
 from matplotlib.figure import Figure
 
 from relaysim import io
+from relaysim.checks import check_path, shown
 
 
 def save(figure: Figure | FuncAnimation, path: Path | str) -> Path:
@@ -16,10 +17,12 @@ def save(figure: Figure | FuncAnimation, path: Path | str) -> Path:
     PosixPath('out/ring.png')
 
     Raises:
-      ValueError: where an animation has another ending.
+      ValueError: where the file would have another ending.
       OSError: where it cannot be written.
     """
-    path = Path(path)
+    path = check_path("path", path)
+    if not isinstance(figure, Figure | FuncAnimation):
+        raise ValueError(f"figure is {shown(figure)}, expected a figure of matplotlib, or an animation")
     with io.whole(path) as beside:
         if isinstance(figure, FuncAnimation):
             writers = {

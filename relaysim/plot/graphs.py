@@ -12,6 +12,8 @@ from matplotlib.colors import LogNorm, Normalize
 
 from relaysim import palette
 from relaysim import topology as topologies
+from relaysim.checks import check_bool, check_numbers, shown
+from relaysim.plot.axes import axes_for
 from relaysim.topology import Topology, as_topology
 
 
@@ -41,9 +43,15 @@ def topology(
     Raises:
       ValueError: where the values are not (n,) numbers.
     """
-    ax = ax if ax is not None else plt.subplots(figsize=(5, 4), layout="constrained")[1]
     graphs = [as_topology("graph", g) for g in (graph if isinstance(graph, list | tuple) else [graph])]
+    if len({g.num_workers for g in graphs}) != 1:
+        raise ValueError(f"graph is {shown(graph)}, expected one or more on the same workers")
     n, places = graphs[0].num_workers, layout(graphs[0])
+    if values is not None:
+        values = check_numbers("values", values, n)
+    if norm is not None and not isinstance(norm, Normalize):
+        raise ValueError(f"norm is {shown(norm)}, expected one of matplotlib such as LogNorm()")
+    ax = axes_for(ax, width=5)
     size = float(np.clip(3000 / n, 10, 300))
     for i, (g, colour) in enumerate(zip(graphs, ("0.4", *palette.OTHERS), strict=False)):
         near, far = _near_and_far(g, places)
@@ -52,10 +60,6 @@ def topology(
                 topologies.to_networkx(g), places, edgelist=edges, ax=ax, edge_color=[colour], node_size=size,
                 arrows=True, arrowstyle="-|>" if g.directed else "-", connectionstyle=f"arc3,rad={bend}",
             )  # fmt: skip
-    if values is not None:
-        values = np.asarray(values, float)
-        if values.shape != (n,):
-            raise ValueError(f"values has shape {values.shape}, expected ({n},): one for each worker")
     at = np.array([places[i] for i in range(n)])
     colours: dict[str, Any] = {"c": "white"} if values is None else {"c": values, "norm": norm}
     dots = ax.scatter(at[:, 0], at[:, 1], s=size, edgecolors="0.2", linewidths=0.8, zorder=2, **colours)
@@ -100,16 +104,20 @@ def animation(
     Raises:
       ValueError: where titles or sizes do not fit together.
     """
-    if graphs.keys() != values.keys() or not graphs:
-        raise ValueError(f"values are of {list(values)}, expected some of each of {list(graphs)}")
-    arrays = {title: np.asarray(v, float) for title, v in values.items()}
-    lengths = {len(v) for v in arrays.values()}
-    steps = np.arange(max(lengths)) if steps is None else np.asarray(steps)
-    for title, v in arrays.items():
-        if v.shape != (len(steps), graphs[title].num_workers):
-            expected = (len(steps), graphs[title].num_workers)
-            raise ValueError(f"values of {title!r} have shape {v.shape}, expected {expected}")
+    if not isinstance(graphs, Mapping) or not graphs:
+        raise ValueError(f"graphs is {shown(graphs)}, expected topologies by title")
+    if not isinstance(values, Mapping) or graphs.keys() != values.keys():
+        raise ValueError(f"values is {shown(values)}, expected some of each of {list(graphs)}")
+    graphs = {title: as_topology(f"graphs[{title!r}]", graph) for title, graph in graphs.items()}
+    first = check_numbers("values", next(iter(values.values())), "R", "n")
+    steps = np.arange(len(first)) if steps is None else check_numbers("steps", steps, len(first))
+    arrays = {
+        title: check_numbers(f"values[{title!r}]", v, len(steps), graphs[title].num_workers).astype(float)
+        for title, v in values.items()
+    }
     every = np.concatenate([v[np.isfinite(v)] for v in arrays.values()])
+    if not (every > (0 if check_bool("log", log) else -np.inf)).any():
+        raise ValueError("values are all NaN, or none is above 0, expected some to draw")
     lowest = every[every > 0].min() if log else every.min()
     norm = (LogNorm if log else Normalize)(lowest, max(every.max(), lowest * 1.01))
     size = (4.2 * len(graphs) + 0.8, 4)

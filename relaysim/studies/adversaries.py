@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from relaysim import attack, robust
+from relaysim import attack, palette, robust
 from relaysim.algorithms import dpsgd
 from relaysim.metrics import of_workers
 from relaysim.mixing import gossip, relay_sum
@@ -23,9 +23,9 @@ from relaysim.types import Array, Mixer
 WORKERS, DIM, STEPS, RATE, ZETA2 = 16, 10, 500, 0.1, 0.01
 VALUES = tuple(10.0**k for k in range(6))
 MIXERS: dict[str, tuple[Callable[[], Mixer], int]] = {
-    "RelaySum, end of a chain": (lambda: relay_sum(chain(WORKERS)), 0),
-    "RelaySum, middle of a chain": (lambda: relay_sum(chain(WORKERS)), 8),
-    "RelaySum, centre of a star": (lambda: relay_sum(star(WORKERS)), 0),
+    "RelaySGD, end of a chain": (lambda: relay_sum(chain(WORKERS)), 0),
+    "RelaySGD, middle of a chain": (lambda: relay_sum(chain(WORKERS)), 8),
+    "RelaySGD, centre of a star": (lambda: relay_sum(star(WORKERS)), 0),
     "gossip, ring": (lambda: gossip(ring(WORKERS)), 0),
     "clipped gossip, ring": (lambda: robust.clipped_gossip(ring(WORKERS), attackers=1), 0),
     "gossip, all": (lambda: gossip(fully_connected(WORKERS)), 0),
@@ -66,7 +66,7 @@ def picture(table: pd.DataFrame) -> Figure:
     """Suboptimality over what the liar says."""
     grid = sns.relplot(
         table, x="value", y="suboptimality", hue="averaging", style="averaging", kind="line", markers=True,
-        errorbar=("pi", 100), height=4, aspect=1.5,
+        errorbar=("pi", 100), height=4, aspect=1.5, palette=palette.colours(dict.fromkeys(table.averaging)),
     )  # fmt: skip
     grid.set(
         xscale="log", yscale="log", xlabel="what one liar of 16 says", ylabel="suboptimality of the honest"

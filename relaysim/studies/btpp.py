@@ -15,13 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pandas as pd
-import seaborn as sns
 from flax import struct
 from matplotlib.figure import Figure
 from optax import tree
 from scipy.sparse import csr_array
 
-from relaysim import topology
+from relaysim import plot, topology
 from relaysim.algorithms import ceca, d2, dpsgd, relaysgd
 from relaysim.algorithms.base import method
 from relaysim.compare import Comparison, compare, search
@@ -280,10 +279,6 @@ def table(found: Comparison) -> pd.DataFrame:
 
 def picture(found: Comparison) -> Figure:
     """‖∇F‖ over the steps, the mean over seeds, a panel for each n."""
-    curves = found.curves.query("metric == 'gradient_norm'")
-    grid = sns.relplot(
-        curves, x="step", y="value", hue="method", style="method", col="task", kind="line", dashes=True,
-        errorbar=None, height=3.6, palette="tab20",
-    )  # fmt: skip
-    grid.set(yscale="log", ylabel="‖∇F‖, mean over workers").set_titles("{col_name}")
-    return grid.figure
+    figure = plot.comparison(found.curves, "gradient_norm", band="none")
+    figure.axes[0].set(yscale="log", ylabel="‖∇F‖, mean over workers")
+    return figure

@@ -12,9 +12,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
-from relaysim import topology, training
+from relaysim import palette, topology, training
 from relaysim.algorithms import dpsgd, push_sum, relaysgd
 from relaysim.faults import Churn, pause
 from relaysim.mixing import gossip, one_peer_exponential, relay_sum
@@ -34,7 +34,6 @@ METHODS: dict[str, Callable[[Any, Any, Churn], Algorithm]] = {
     "D-PSGD": lambda grad, opt, churn: dpsgd(grad, gossip(topology.ring(churn.num_workers), drop=churn), opt),
     "SGP": lambda grad, opt, churn: push_sum(grad, one_peer_exponential(churn.num_workers, drop=churn), opt),
 }
-COLOURS = dict(zip(METHODS, ("tab:blue", "tab:cyan", "tab:red", "tab:orange"), strict=True))
 
 
 def run(smoke: bool = False, progress: bool = True) -> pd.DataFrame:
@@ -92,11 +91,11 @@ def _accuracies(build: Callable, churn: Churn, steps: int, every: int, *of_runs:
 def picture(table: pd.DataFrame) -> Figure:
     """Accuracy against the share that is there: the mean over seeds, and their range."""
     figure, ax = plt.subplots(figsize=(6.5, 4), layout="constrained")
-    for name, colour in COLOURS.items():
+    for name, style in palette.styles(METHODS).items():
         seeds = table[table.method == name].groupby("present").accuracy
         mean = seeds.mean()
-        ax.plot(mean.index, mean, color=colour, marker="o", label=name)
-        ax.fill_between(mean.index, seeds.min(), seeds.max(), color=colour, alpha=0.2, linewidth=0)
+        ax.plot(mean.index, mean, label=name, **style)
+        ax.fill_between(mean.index, seeds.min(), seeds.max(), color=style["color"], alpha=0.2, linewidth=0)
     ax.set(xlabel="share of the workers that are there", ylabel="accuracy of those that are there")
     ax.legend(frameon=False)
     sns.despine(figure)

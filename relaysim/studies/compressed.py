@@ -12,7 +12,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from relaysim import compress, topology
 from relaysim.algorithms import beer, choco_sgd, relaysgd, relaysgd_grad

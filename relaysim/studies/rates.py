@@ -12,7 +12,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from relaysim import theory
+from relaysim import palette, theory
 from relaysim.algorithms import d2, dpsgd, gradient_tracking, relaysgd
 from relaysim.mixing import gossip, relay_sum
 from relaysim.simulate import simulate
@@ -74,8 +74,11 @@ def _curve(name: str) -> pd.DataFrame:
 
 def picture(table: pd.DataFrame) -> Figure:
     """What is measured as lines, what is predicted dashed beside them."""
-    grid = sns.relplot(table, x="step", y="moved", hue="method", kind="line", height=4, aspect=1.4)
-    for colour, (_, rows) in zip(sns.color_palette(), table.groupby("method", sort=False), strict=False):
-        grid.ax.plot(rows.step, 2 * rows.predicted, "--", color=colour, lw=1)
+    colours = palette.colours(dict.fromkeys(table.method))
+    grid = sns.relplot(
+        table, x="step", y="moved", hue="method", palette=colours, kind="line", height=4, aspect=1.4
+    )
+    for name, rows in table.groupby("method", sort=False):
+        grid.ax.plot(rows.step, 2 * rows.predicted, "--", color=colours[str(name)], lw=1)
     grid.set(yscale="log", ylabel="‖x_{t+1} − x_t‖, and 2 ρ^t dashed")
     return grid.figure

@@ -19,7 +19,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from relaysim import asynchronous, timing
+from relaysim import asynchronous, palette, timing
 from relaysim.algorithms import allreduce, dpsgd, push_sum, relaysgd
 from relaysim.mixing import all_reduce, gossip, one_peer_exponential, relay_sum
 from relaysim.models import MLP
@@ -173,15 +173,14 @@ def picture(found: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(
         len(workers), len(networks), figsize=size, layout="constrained", sharey=True, squeeze=False
     )
-    methods = found.method.unique()
-    colours = dict(zip(methods, sns.color_palette("colorblind", len(methods)), strict=True))
+    styles = palette.styles(found.method.unique())
     for row, n in zip(axes, workers, strict=True):
         for ax, network in zip(row, networks, strict=True):
             here = found[(found.workers == n) & (found.network == network)]
             for name, runs in here.groupby("method", sort=False):
                 curves = runs.pivot(index="seed", columns="seconds", values="accuracy")
-                style = "-" if ENTRIES[name].waits else "--"
-                ax.plot(curves.columns, curves.mean(), style, color=colours[name], label=name)
+                style = styles[str(name)] | {"linestyle": "-" if ENTRIES[str(name)].waits else "--"}
+                ax.plot(curves.columns, curves.mean(), label=name, markersize=4, markevery=3, **style)
             ax.axhline(TARGET, color="0.7", linewidth=0.8, zorder=0)
             ax.set(xscale="log", xlabel="seconds", ylim=(0, 1), title=f"{n} workers, {network}")
             ax.title.set_size("small")

@@ -19,7 +19,12 @@ _SYSTEM = Path("/usr/share/datasets")
 
 
 class Dataset(NamedTuple):
-    """A labelled data set, on the host."""
+    """A labelled data set, on the host.
+
+    >>> x, y = np.random.default_rng(0).normal(size=(100, 3)), np.arange(100) % 2
+    >>> Dataset(x[:80], y[:80], x[80:], y[80:], num_classes=2, name="mine")
+    Dataset('mine': 80 to train on and 20 to test, of shape (3,), 2 classes)
+    """
 
     train_x: Any
     """(N, ...). For `supervised` it may be a sparse matrix of scipy, or a pytree of arrays."""
@@ -184,6 +189,10 @@ def fashion_mnist(folder: Path | str | None = None) -> Dataset:
 
     Its four files have the same names as MNIST's, so keep the two sets in folders of their own.
 
+    >>> fashion_mnist("folder")  # where the files are missing
+    Traceback (most recent call last):
+    ValueError: fashion-mnist: there are no IDX files in folder. apt install dataset-fashion-mnist, or ...
+
     Args:
       folder: holds the IDX files, packed (.gz) or not. By default $RELAYSIM_DATA/fashion-mnist, else
         $RELAYSIM_DATA, else where Debian's package dataset-fashion-mnist puts them.
@@ -200,6 +209,10 @@ def fashion_mnist(folder: Path | str | None = None) -> Dataset:
 def mnist(folder: Path | str | None = None) -> Dataset:
     """MNIST: grey images of handwritten digits, uint8, (60000, 28, 28, 1) and 10,000 to test.
 
+    >>> mnist("folder")  # where the files are missing
+    Traceback (most recent call last):
+    ValueError: mnist: there are no IDX files in folder. Put the four IDX files of MNIST into a folder and ...
+
     Args:
       folder: holds the IDX files, packed (.gz) or not. By default $RELAYSIM_DATA/mnist, else
         $RELAYSIM_DATA, else /usr/share/datasets/mnist.
@@ -214,6 +227,10 @@ def mnist(folder: Path | str | None = None) -> Dataset:
 
 def cifar10(folder: Path | str | None = None) -> Dataset:
     """CIFAR-10: colour images of ten kinds of things, uint8, (50000, 32, 32, 3) and 10,000 to test.
+
+    >>> cifar10("folder")  # where the files are missing
+    Traceback (most recent call last):
+    ValueError: there is no data_batch_1.bin in folder. Put cifar-10-binary.tar.gz, from ...
 
     Args:
       folder: holds the six .bin files of the binary version, or its cifar-10-binary.tar.gz. By default
@@ -250,6 +267,13 @@ def huggingface(
 
     Images become uint8, with one channel or three; columns of numbers become float32. Either are scaled by
     the mean and standard deviation of each channel or column of the training part.
+
+    >>> import datasets, tempfile
+    >>> part = datasets.Dataset.from_dict({"height": [1.5, 1.8], "weight": [50.0, 80.0], "sport": [0, 1]})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     datasets.DatasetDict(train=part, test=part).save_to_disk(folder)
+    ...     huggingface(folder, inputs=["height", "weight"], label="sport").train_x.tolist()
+    [[1.5, 50.0], [1.7999999523162842, 80.0]]
 
     Args:
       path: a folder that `save_to_disk` wrote, or what `datasets.load_dataset` takes.

@@ -1,7 +1,7 @@
 """What is trained: a pair of functions, or a flax module that is made into one."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from relaysim.tasks import grouped
 from relaysim.types import Key
 
 _STATISTICS = "batch_stats"  # as flax calls them
+_TRAINED = ""
 
 
 class Model(NamedTuple):
@@ -70,7 +71,7 @@ def from_linen(module: nn.Module, train: str = "train") -> Model:
       A model whose params are {"params": ...}, beside them "batch_stats" where it has any.
 
     Raises:
-      ValueError: where `module` is none, or takes no such argument.
+      ValueError: where `module` is no flax module, or takes no such argument.
     """
     if not isinstance(module, nn.Module):
         raise ValueError(f"module is {module!r}, expected an instance of flax.linen.Module")
@@ -163,6 +164,25 @@ def with_statistics(
     of = names or (_STATISTICS,)
 
     def label(params: Any) -> dict[str, str]:
-        return {name: "statistics" if name in of else "trained" for name in params}
+        return {name: name if name in of else _TRAINED for name in params}
 
-    return optax.multi_transform({"trained": optimizer, "statistics": optax.sgd(1.0)}, label)
+    return optax.multi_transform({_TRAINED: optimizer} | dict.fromkeys(of, optax.sgd(1.0)), label)
+
+
+def check_statistics(names: Iterable[str], state: Any) -> None:
+    """That an optimizer with this state leaves those statistics to the batches.
+
+    Raises:
+      ValueError: where it would train them.
+    """
+
+    def is_partition(part: Any) -> bool:
+        return isinstance(part, optax.transforms.PartitionState)
+
+    parts = filter(is_partition, jax.tree.leaves(state, is_leaf=is_partition))
+    trained = set(names).difference(*(part.inner_states for part in parts))
+    if trained:
+        raise ValueError(
+            f"optimizer would train the statistics {sorted(trained)} of the model, which follow the batches: "
+            "expected rs.tasks.with_statistics(optimizer), with their names where these are not flax's"
+        )

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from relaysim.checks import check_count, check_number
+from relaysim.checks import check_count, check_key, check_number
 from relaysim.types import Key
 
 _DEALS = 1000  # how often `dirichlet` deals a group anew to leave nobody empty-handed
@@ -348,7 +348,7 @@ def _deal(
 
 
 def _rng(key: Key) -> np.random.Generator:
-    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    return np.random.default_rng(np.asarray(jax.random.key_data(check_key("key", key))))
 
 
 def _check_labels(labels: np.ndarray) -> np.ndarray:

@@ -12,13 +12,14 @@ import numpy as np
 import optax
 from flax import struct
 
-from relaysim.checks import check_count
+from relaysim.checks import check_count, check_key
 from relaysim.metrics import chosen, consensus_distance, mean_model
 from relaysim.tasks.augment import Augment
 from relaysim.tasks.datasets import Dataset
 from relaysim.tasks.fitting import as_model, check_fit, check_part, check_stacked, scale, shape_of, taken_each
 from relaysim.tasks.grouped import default_group, default_patches, stacked
 from relaysim.tasks.losses import Loss
+from relaysim.tasks.model import check_statistics
 from relaysim.tasks.partition import check_shares
 from relaysim.tasks.rows import for_model, on_device
 from relaysim.tasks.sampling import batch_indices, check_sizes, in_one_row
@@ -95,9 +96,15 @@ class Supervised:
             return params, {}
         return {n: params[n] for n in params if n not in names}, {n: params[n] for n in names}
 
+    def check_optimizer(self, params: Stacked, state: Any) -> None:
+        """Raise a ValueError where an optimizer, with this state for params, would train statistics."""
+        check_statistics(self.model_parts(params)[1], state)
+
     def init(self, key: Key) -> Stacked:
         """The model's own initialization, one for all workers: leaves (n, ...)."""
-        params = _init(self.model, in_one_row(key), for_model(self._scaled(_rows(self.x, slice(1)))))
+        params = _init(
+            self.model, in_one_row(check_key("key", key)), for_model(self._scaled(_rows(self.x, slice(1))))
+        )
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (self.num_workers, *leaf.shape)), params)
 
     def grad(self, key: Key, step: Array | int, params: Stacked) -> tuple[Array, Stacked]:

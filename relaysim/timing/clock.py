@@ -87,6 +87,10 @@ class Traffic:
     def __hash__(self) -> int:
         return hash((self.num_workers, self.model_bytes, len(self.calls)))
 
+    def __repr__(self) -> str:
+        told = f"{self.num_workers} workers, models of {self.model_bytes} bytes"
+        return f"Traffic({told}, a period of {len(self.calls)} steps)"
+
 
 def traffic(method: Algorithm, params: Stacked) -> Traffic:
     """What a method sends for models, or their shapes.
@@ -114,7 +118,7 @@ def dates(key: Key, network: Network, sends: Traffic, steps: Any) -> tuple[Array
            [3. , 3. , 3. , 3. ]])
 
     Raises:
-      ValueError: where the network is none, or for another number of workers.
+      ValueError: where the network is no network, or one for another number of workers.
     """
     check_network(network, sends.num_workers)
     download = network.download

@@ -105,6 +105,10 @@ def round_trips(cloud: Cloud) -> tuple[list[str], np.ndarray]:
 
     Source: vitorenesduarte/fantoch, see the README beside the tables.
 
+    >>> names, seconds = round_trips("aws")
+    >>> names[2], names[-1], seconds[2, -1].item()
+    ('ap-northeast-1', 'us-west-2', 0.100869)
+
     Raises:
       ValueError: where there is no such cloud.
     """

@@ -36,6 +36,7 @@ from relaysim.topology.sequences import base, hyper_hypercube, simple_base
 from relaysim.topology.shifts import ceca, equidynamic, equidynamic_phases, equistatic
 from relaysim.topology.trees import (
     RootedTree,
+    cuthill_mckee,
     depth_first,
     diameter,
     distances,
@@ -60,6 +61,7 @@ __all__ = [
     "chain",
     "check_stochastic",
     "check_weights",
+    "cuthill_mckee",
     "depth_first",
     "diameter",
     "distances",

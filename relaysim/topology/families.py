@@ -7,7 +7,7 @@ import numpy as np
 
 from relaysim.checks import check_count, check_number
 from relaysim.topology.graphs import Topology, both_ways, check_num_workers, check_room, from_edges, one_way
-from relaysim.topology.trees import breadth_first, spanning_tree
+from relaysim.topology.trees import breadth_first, cuthill_mckee, depth_first, renumber, spanning_tree
 
 
 def chain(num_workers: int) -> Topology:
@@ -92,7 +92,8 @@ def caterpillar(num_workers: int, legs: int) -> Topology:
 
 
 def random_tree(num_workers: int, seed: int) -> Topology:
-    """A tree drawn uniformly from all n^(n-2) labelled trees.
+    """A tree drawn uniformly from all n^(n-2) labelled trees, numbered depth-first from a random worker on, so
+    that neighbours lie near each other in memory.
 
     Worker i joins min(U_i, i - 1), U_i uniform on 0..n-1; then the labels are shuffled. Source: Aldous,
     "The random walk construction of uniform spanning trees", SIAM J. Discrete Math. 3 (1990), algorithm 2.
@@ -104,7 +105,8 @@ def random_tree(num_workers: int, seed: int) -> Topology:
     n, child = len(i), i[1:]
     parent = np.minimum(rng.integers(n, size=n - 1), child - 1)
     label = rng.permutation(n)
-    return both_ways(n, label[parent], label[child], "random_tree")
+    drawn = both_ways(n, label[parent], label[child], "random_tree")
+    return renumber(drawn, depth_first(drawn))
 
 
 def random_recursive_tree(num_workers: int, seed: int) -> Topology:
@@ -210,7 +212,8 @@ def random_regular(num_workers: int, degree: int, seed: int) -> Topology:
     """A connected random graph where everybody has `degree` neighbours; n * degree must be even.
 
     The ends of edges are paired at random, loops and double edges anew, with other edges where that fails
-    (after Steger and Wormald 1999). Raises: ValueError if there is none, or 100 draws were disconnected.
+    (after Steger and Wormald 1999). They are numbered so that neighbours lie near each other, by
+    `cuthill_mckee`. Raises: ValueError if there is none, or 100 draws were disconnected.
 
     >>> random_regular(6, degree=3, seed=0).degrees.tolist()
     [3, 3, 3, 3, 3, 3]
@@ -232,7 +235,8 @@ def random_regular(num_workers: int, degree: int, seed: int) -> Topology:
             edges = np.concatenate([edges[kept], pairs[new]])
         return both_ways(n, edges[:, 0], edges[:, 1], "random_regular")
 
-    return _first_connected(draw, seed, f"degree = {degree}")
+    drawn = _first_connected(draw, seed, f"degree = {degree}")
+    return renumber(drawn, cuthill_mckee(drawn))
 
 
 def erdos_renyi(num_workers: int, p: float, seed: int) -> Topology:
@@ -241,7 +245,7 @@ def erdos_renyi(num_workers: int, p: float, seed: int) -> Topology:
     >>> erdos_renyi(9, p=0.5, seed=0).is_connected
     True
 
-    Raises: ValueError if p is none, or so small that 100 draws in a row were disconnected.
+    Raises: ValueError if p is no probability, or so small that 100 draws in a row were disconnected.
     """
     n, p = check_num_workers(num_workers), check_number("p", p, 0, 1)
     num_pairs = n * (n - 1) // 2
@@ -257,7 +261,8 @@ def erdos_renyi(num_workers: int, p: float, seed: int) -> Topology:
 
 
 def geometric(num_workers: int, radius: float, seed: int) -> Topology:
-    """Workers at random in the unit square, neighbours if at most `radius` apart, given that it is connected.
+    """Workers at random in the unit square, neighbours if at most `radius` apart, given that it is connected,
+    and numbered so that neighbours lie near each other, by `cuthill_mckee`.
 
     >>> geometric(9, radius=0.6, seed=0).is_connected
     True
@@ -275,7 +280,8 @@ def geometric(num_workers: int, radius: float, seed: int) -> Topology:
         a, b = places.query_pairs(radius, output_type="ndarray").T
         return both_ways(n, a, b, "geometric")
 
-    return _first_connected(draw, seed, f"radius = {radius}")
+    drawn = _first_connected(draw, seed, f"radius = {radius}")
+    return renumber(drawn, cuthill_mckee(drawn))
 
 
 def small_world(num_workers: int, degree: int, rewire: float, seed: int) -> Topology:

@@ -115,6 +115,23 @@ def depth_first(tree: Topology) -> np.ndarray:
     return np.argsort(_down_from_root(step, hung.parent, 0))
 
 
+def cuthill_mckee(topology: Topology) -> np.ndarray:
+    """(n,) the workers of any graph in an order where neighbours lie near each other, as far as they can.
+
+    Steps with short models are faster where rows that are added up lie near each other in memory.
+
+    >>> cuthill_mckee(from_edges(5, [(0, 3), (3, 1), (1, 4), (4, 2)])).tolist()
+    [2, 4, 1, 3, 0]
+
+    Source: the reverse of Cuthill and McKee, "Reducing the bandwidth of sparse symmetric matrices", 24th
+    ACM National Conference (1969), as scipy has it.
+    """
+    topology = as_topology("topology", topology)
+    from scipy.sparse import csgraph  # slow to import
+
+    return csgraph.reverse_cuthill_mckee(topology.adjacency(), symmetric_mode=not topology.directed)
+
+
 def renumber(topology: Topology, order: np.ndarray) -> Topology:
     """The same graph where worker i is the one that was `order[i]`; stacked arrays go along by `x[order]`.
 
