@@ -485,7 +485,8 @@ def test_before_anybody_is_done_nothing_happens(name):
     start = np.ones((4, DIM))
     trace = asynchronous.simulate(jax.random.key(0), method, network, start, seconds=1.6, every=0.4)
     assert trace.steps.tolist() == [0, 0, 4, 4]
-    assert len(asynchronous.lay_out(jax.random.key(0), method, network, start, seconds=0.5).events.time) == 0
+    trace = asynchronous.simulate(jax.random.key(0), method, network, start, seconds=0.5)
+    assert len(trace.events.time) == 0 and np.array_equal(trace.params, start)
 
 
 @pytest.mark.slow

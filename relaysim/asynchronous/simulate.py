@@ -197,10 +197,9 @@ def replay(
     given = jax.tree.map(jnp.asarray, params)
     start_key, _ = jax.random.split(key)
     start = program(_begin, (method,), (start_key, order.layout, given), ())
-    as_int32 = lambda v: jnp.asarray(v, jnp.int32 if v.dtype.kind in "iu" else None)  # noqa: E731
-    waves, anew = jax.tree.map(as_int32, order.waves), None
+    waves, anew = _narrow(order.waves), None
     if len(order.restart_waves):
-        anew = jax.tree.map(as_int32, (order.restart_waves, *order.restarts[1:]))
+        anew = _narrow((order.restart_waves, *order.restarts[1:]))
     records, num_records = _records(order), len(order.seconds)
 
     def advance(first: int, last: int) -> tuple[Program, Any]:
@@ -297,6 +296,11 @@ def _advance(
         return _Carry(state, loss, broken), united({"loss": loss}, measure(params, state))
 
     return jax.lax.scan(record, carry, records)
+
+
+def _narrow(tables: Any) -> Any:
+    """As jax's arrays, whole numbers as int32."""
+    return jax.tree.map(lambda v: jnp.asarray(v, jnp.int32 if v.dtype.kind in "iu" else None), tables)
 
 
 def _records(order: Order) -> tuple[Array, ...]:
