@@ -126,13 +126,13 @@ def test_averages_of_two_equal_a_queue_of_events(name, n, network):
 @pytest.mark.parametrize(
     ("name", "network", "start"),
     [
-        ("relaysgd", "stragglers", "own"),
         ("push_sum", "narrow", "mean"),
-        ("ad_psgd", "stragglers", "mean"),
         ("ad_psgd", "narrow", "neighbour"),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in [
+                ("ad_psgd", "stragglers", "mean"),
+                ("relaysgd", "stragglers", "own"),
                 ("relaysgd_grad", "narrow", "own"),
                 ("relaysgd", "no latency", "mean"),
                 ("swift", "stragglers", "neighbour"),
