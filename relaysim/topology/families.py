@@ -7,7 +7,7 @@ import numpy as np
 
 from relaysim.checks import check_count, check_number
 from relaysim.topology.graphs import Topology, both_ways, check_num_workers, check_room, from_edges, one_way
-from relaysim.topology.trees import breadth_first, cuthill_mckee, depth_first, renumber, spanning_tree
+from relaysim.topology.trees import breadth_first, cuthill_mckee, renumber, spanning_tree
 
 
 def chain(num_workers: int) -> Topology:
@@ -92,8 +92,9 @@ def caterpillar(num_workers: int, legs: int) -> Topology:
 
 
 def random_tree(num_workers: int, seed: int) -> Topology:
-    """A tree drawn uniformly from all n^(n-2) labelled trees, numbered depth-first from a random worker on, so
-    that neighbours lie near each other in memory.
+    """A tree drawn uniformly from all n^(n-2) labelled trees.
+
+    Neighbours lie far apart in memory: of very many workers, `renumber` it by `depth_first`.
 
     Worker i joins min(U_i, i - 1), U_i uniform on 0..n-1; then the labels are shuffled. Source: Aldous,
     "The random walk construction of uniform spanning trees", SIAM J. Discrete Math. 3 (1990), algorithm 2.
@@ -105,8 +106,7 @@ def random_tree(num_workers: int, seed: int) -> Topology:
     n, child = len(i), i[1:]
     parent = np.minimum(rng.integers(n, size=n - 1), child - 1)
     label = rng.permutation(n)
-    drawn = both_ways(n, label[parent], label[child], "random_tree")
-    return renumber(drawn, depth_first(drawn))
+    return both_ways(n, label[parent], label[child], "random_tree")
 
 
 def random_recursive_tree(num_workers: int, seed: int) -> Topology:
