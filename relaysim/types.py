@@ -50,12 +50,21 @@ Calls = Sequence[Sequence[Messages]]
 """For each call of a period, its rounds, one after the other; the calls repeat themselves from there on."""
 
 
+class Lasting(list[Sequence[Messages]]):
+    """Calls that do not repeat themselves: from the last of them on, all are like that."""
+
+
+def changed(calls: Calls, change: Callable[[Sequence[Messages]], Sequence[Messages]]) -> Calls:
+    """The same calls, each changed."""
+    return (Lasting if isinstance(calls, Lasting) else list)(map(change, calls))
+
+
 def scaled(calls: Calls, share: float) -> Calls:
     """The same messages, each `share` times as large."""
     if share == 1:
         return calls
     rounds = {id(r): r._replace(vectors=share * r.vectors) for call in calls for r in call}
-    return [[rounds[id(r)] for r in call] for call in calls]
+    return changed(calls, lambda call: [rounds[id(r)] for r in call])
 
 
 def sent(calls: Calls, num_workers: int) -> tuple[np.ndarray, np.ndarray]:

@@ -32,7 +32,43 @@ class Wires:
         return self.comes[j]
 
 
-def one_way(worker, key, network, neighbours, steps, num_events, size):
+class Hours:
+    """When workers are there: always, or as `churn` says."""
+
+    def __init__(self, n, churn):
+        everybody = [(i, 0.0, np.inf) for i in range(n)]
+        self.sessions = [[] for _ in range(n)]
+        for i, first, last in everybody if churn is None else churn.sessions.tolist():
+            self.sessions[int(i)].append((first, last))
+
+    def there(self, i, now):
+        """When i is there next."""
+        return next((max(now, first) for first, last in self.sessions[i] if now < last), np.inf)
+
+    def after(self, i, now, work):
+        """When i has been there for so long since now."""
+        for first, last in self.sessions[i]:
+            if last <= now:
+                continue
+            here = max(now, first)
+            if here + work < last:
+                return here + work
+            work -= last - here
+        return np.inf
+
+    def returns(self):
+        """All (time, worker)."""
+        return [(first, i) for i, own in enumerate(self.sessions) for first, _ in own if first > 0]
+
+    def sources(self, i, now, neighbours, start):
+        """Whose models i starts from that is back now."""
+        just_before = np.nextafter(now, 0)
+        near = [j for j in range(len(neighbours)) if i in neighbours[j]]
+        stayed = [j for j in near if self.there(j, now) == now and self.there(j, just_before) == just_before]
+        return {"own": [], "neighbour": stayed[:1], "mean": stayed}[start]
+
+
+def one_way(worker, key, network, neighbours, steps, num_events, size, churn=None, start="own"):
     """Workers that send and go on.
 
     Args:
@@ -44,8 +80,9 @@ def one_way(worker, key, network, neighbours, steps, num_events, size):
     """
     n = len(neighbours)
     compute = compute_times(network, key, n, steps)
-    wires, number = Wires(key, network, n, size), itertools.count()
-    queue = [(compute[i, 0], 1, i, "done", 0) for i in range(n)]
+    wires, number, hours = Wires(key, network, n, size), itertools.count(), Hours(n, churn)
+    queue = [(hours.after(i, 0, compute[i, 0]), 1, i, "done", 0) for i in range(n)]
+    queue += [(time, -1, i, "back", None) for time, i in hours.returns()]
     heapq.heapify(queue)
     events = 0
     while events < num_events:
@@ -55,9 +92,13 @@ def one_way(worker, key, network, neighbours, steps, num_events, size):
                 door = wires.leave(now, i, j)
                 heapq.heappush(queue, (door, 0, next(number), "door", (j, i, now, message)))
             soonest = wires.leaves[i] if neighbours[i] else now
-            heapq.heappush(queue, (max(now + compute[i, told + 1], soonest), 1, i, "done", told + 1))
+            computed = hours.after(i, now, compute[i, told + 1])
+            heapq.heappush(queue, (max(computed, hours.there(i, soonest)), 1, i, "done", told + 1))
             events += 1
             yield now, i
+        elif what == "back":
+            if sources := hours.sources(i, now, neighbours, start):
+                worker.restart(i, worker.models()[sources].mean(0))
         elif what == "door":
             there = wires.come(now, told[0])
             # what leaves and arrives at the same instant is not there for steps of that instant
@@ -96,6 +137,9 @@ class PushSum:
     def models(self):
         return self.x / self.w[:, None]
 
+    def restart(self, i, model):
+        self.x[i] = self.w[i] * model
+
 
 class Swift:
     def __init__(self, x, grad, rate, neighbours, influence=None):
@@ -117,6 +161,9 @@ class Swift:
     def models(self):
         return self.x.copy()
 
+    def restart(self, i, model):
+        self.x[i] = model
+
 
 class RelaySGD:
     def __init__(self, x, grad, rate, neighbours):
@@ -134,6 +181,9 @@ class RelaySGD:
 
     def models(self):
         return self.x.copy()
+
+    def restart(self, i, model):
+        self.x[i] = model
 
 
 class RelaySGDGrad:
@@ -154,8 +204,26 @@ class RelaySGDGrad:
     def models(self):
         return self.x.copy()
 
+    def restart(self, i, model):
+        self.x[i] = model
 
-def exchange(x, grad, rate, calls, key, network, steps, num_events, size, *, copy=True):
+
+def exchange(
+    x,
+    grad,
+    rate,
+    calls,
+    key,
+    network,
+    steps,
+    num_events,
+    size,
+    *,
+    copy=True,
+    neighbours=(),
+    churn=None,
+    start="own",
+):
     """Averages of two. The order at the same time: by event, and in an event step, offers, answers.
 
     Args:
@@ -167,13 +235,16 @@ def exchange(x, grad, rate, calls, key, network, steps, num_events, size, *, cop
     n, x = len(x), x.copy()
     compute = compute_times(network, key, n, steps)
     wires = Wires(key, network, n, size)
-    begin, waits_for, computed = x.copy(), np.zeros(n, int), compute[:, 0].copy()
-    queue = [(compute[i, 0], np.inf, i, "done", 0) for i in range(n)]
+    hours = Hours(n, churn)
+    computed = [hours.after(i, 0, compute[i, 0]) for i in range(n)]
+    begin, waits_for = x.copy(), np.zeros(n, int)
+    queue = [(computed[i], np.inf, i, "done", 0) for i in range(n)]
+    queue += [(time, -1, i, "back", None) for time, i in hours.returns()]
     heapq.heapify(queue)
     events, told_of, last, who = 0, 0, None, None
 
     def go_on(now, i, k):
-        heapq.heappush(queue, (max(now, computed[i]), np.inf, i, "done", k + 1))
+        heapq.heappush(queue, (max(hours.there(i, now), computed[i]), np.inf, i, "done", k + 1))
 
     while True:
         now, _, i, what, told = heapq.heappop(queue)
@@ -186,7 +257,7 @@ def exchange(x, grad, rate, calls, key, network, steps, num_events, size, *, cop
             k, offer = told, x[i].copy()
             x[i] -= rate * grad(i, begin[i])
             begin[i] = x[i]
-            computed[i] = now + compute[i, k + 1]
+            computed[i] = hours.after(i, now, compute[i, k + 1])
             partners = calls(i, k)
             waits_for[i] = len(partners)
             for j, weight in partners.items():
@@ -196,12 +267,16 @@ def exchange(x, grad, rate, calls, key, network, steps, num_events, size, *, cop
                 go_on(now, i, k)
             events, last, who = events + 1, now, i
             continue
+        if what == "back":
+            if sources := hours.sources(i, now, neighbours, start):
+                x[i] = begin[i] = x[sources].mean(0)
+            continue
         call, told = told
         caller, j, k, weight, began, event = call
         if what == "offer outside":
             heapq.heappush(queue, (wires.come(now, j), event, j, "offer", (call, told)))
         elif what == "offer":
-            delta = weight * (told - x[j])
+            delta = weight * (told - x[j]) * (hours.there(j, now) == now)
             x[j] += delta
             heapq.heappush(
                 queue, (wires.leave(now, j, caller), event, n + j, "answer outside", (call, delta))

@@ -123,6 +123,46 @@ def test_averages_of_two_equal_a_queue_of_events(name, n, network):
     compare(trace, list(events), 500)
 
 
+@pytest.mark.parametrize(
+    ("name", "network", "start"),
+    [
+        ("push_sum", "narrow", "mean"),
+        ("ad_psgd", "narrow", "neighbour"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                ("ad_psgd", "stragglers", "mean"),
+                ("relaysgd", "stragglers", "own"),
+                ("relaysgd_grad", "narrow", "own"),
+                ("relaysgd", "no latency", "mean"),
+                ("swift", "stragglers", "neighbour"),
+                ("gossip", "no latency", "mean"),
+                ("gossip", "narrow", "own"),
+            ]
+        ),
+    ],
+)
+def test_workers_that_come_and_go_equal_a_queue_of_events(name, network, start):
+    n, key, network = 12, jax.random.key(1), NETWORKS[network]
+    churn = rs.faults.Churn.random(jax.random.key(2), n, 50, present=4, absent=2)
+    make, twin, graph = ONE_WAY.get(name, (getattr(asynchronous, name), None, topology.ring))
+    task, graph, coming = problem(n), graph(n), {"churn": churn, "start": start}
+    trace = run(make(task.grad_at, graph, optax.sgd(RATE)), task, network, 600, 100, **coming)
+    neighbours, x = neighbours_of(graph), np.zeros((n, DIM))
+    if twin:
+        worker = twin(x, gradient(task), RATE, neighbours)
+        events = twins.one_way(worker, key, network, neighbours, 600, 600, DIM * 8, **coming)
+        compare(trace, [(time, i, worker.models()) for time, i in events], 100)
+    else:
+        calls = gossip_calls(graph) if name == "gossip" else twins.random_partners(key, neighbours, 600)
+        events = twins.exchange(
+            x, gradient(task), RATE, calls, key, network, 600, 600, DIM * 8, neighbours=neighbours, **coming
+        )
+        compare(trace, list(events), 100)
+    there = churn.present(trace.events.time)[np.arange(600), trace.events.worker]
+    assert there.all()
+
+
 def test_events_are_enough_to_replay_averages_of_two():
     n, start = 8, jax.random.normal(jax.random.key(5), (8, DIM))
     task, ring = problem(n), topology.ring(n)
@@ -395,6 +435,20 @@ def test_many_runs_of_one_order_under_vmap():
         assert np.allclose(many.metrics["loss"][k], alone.metrics["loss"], rtol=1e-12)
 
 
+def test_workers_over_devices():
+    task, n = problem(8), 8
+    method = asynchronous.relaysgd(task.grad_at, topology.chain(n), optax.sgd(RATE))
+    start = np.asarray(jax.random.normal(jax.random.key(0), (n, DIM)))
+    churn = rs.faults.Churn.random(jax.random.key(2), n, 5, present=2, absent=1)
+    order = asynchronous.lay_out(
+        jax.random.key(1), method, NETWORKS["stragglers"], start, seconds=5, churn=churn, start="mean"
+    )
+    one = asynchronous.replay(jax.random.key(1), method, order, start)
+    four = asynchronous.replay(jax.random.key(1), method, order, rs.sharding.place(start, rs.sharding.mesh()))
+    assert np.abs(np.asarray(one.params) - np.asarray(four.params)).max() < 1e-12
+    assert len(four.params.sharding.device_set) == 4
+
+
 def test_divergence_names_the_event_and_the_worker():
     task = problem(8)
     method = asynchronous.ad_psgd(task.grad_at, topology.ring(8), optax.sgd(1e30))
@@ -431,7 +485,8 @@ def test_before_anybody_is_done_nothing_happens(name):
     start = np.ones((4, DIM))
     trace = asynchronous.simulate(jax.random.key(0), method, network, start, seconds=1.6, every=0.4)
     assert trace.steps.tolist() == [0, 0, 4, 4]
-    assert len(asynchronous.lay_out(jax.random.key(0), method, network, start, seconds=0.5).events.time) == 0
+    trace = asynchronous.simulate(jax.random.key(0), method, network, start, seconds=0.5)
+    assert len(trace.events.time) == 0 and np.array_equal(trace.params, start)
 
 
 @pytest.mark.slow

@@ -11,7 +11,9 @@ import pytest
 
 import relaysim as rs
 from relaysim import topology
+from relaysim.mixing.deal import at_once, deal
 from relaysim.timing import Network, seconds
+from relaysim.types import Messages
 
 KEY = jax.random.key(0)
 
@@ -119,6 +121,27 @@ def test_measured_compute_times():
     found = seconds(KEY, Network(table, **numbers), of(mixer), np.zeros((n, 5), np.float32), num_steps=T)
     expected = twin(mixer.messages(), 20, table[np.arange(T) % 5], **numbers)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)
+
+
+def test_trees_that_change_are_dated_as_they_are_then():
+    n, T, chain, star, tree = 7, 8, topology.chain(7), topology.star(7), topology.binary_tree(7)
+    numbers, compute = random_network(n, seed=0)
+    models = np.zeros((n, 4), np.float32)
+
+    def then_star(first):
+        return [[Messages(t.senders, t.receivers)] for t in [first] * 3 + [star] * (T - 3)]
+
+    two = [rs.relay_sum([first, star], starts=[0, 3]) for first in (chain, tree)]
+    halves = at_once([then_star(chain), then_star(tree)])
+    for mixer, calls, size in ((two[0], then_star(chain), 16), (deal(two), halves, 8)):
+        found = seconds(KEY, Network(compute, **numbers), of(mixer), models, num_steps=T)
+        expected = twin(calls, size, np.broadcast_to(compute, (T, n)), **numbers)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)
+
+    churn = rs.faults.Churn(n, [(i, 0, 5 if i == 6 else np.inf) for i in range(n)])
+    alone = Network(np.where(np.arange(n) == 6, 9.0, 1.0))  # 6 is slow, and nobody waits when it has left
+    found = seconds(KEY, alone, of(rs.relay_sum(star, churn=churn)), models, num_steps=T)
+    assert found[4:, 0].tolist() == [45.0, 46.0, 47.0, 48.0]
 
 
 def test_a_lost_message_is_waited_for():

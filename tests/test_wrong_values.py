@@ -55,6 +55,9 @@ def waitless(method=None, network=None, seconds=1.0, **options):
     return rs.asynchronous.lay_out(key, method, network, np.ones((N, 3)), seconds=seconds, **options)
 
 
+everybody = faults.Churn(N, [(i, 0, np.inf) for i in range(N)])
+dadao = rs.asynchronous.dadao(never, N, mu=1.0, L=1.0, chi1=1.0)
+
 TABLE = [
     ("drop", rs.gossip, {"topology": ring}, NO_NUMBERS[:-1]),
     ("drop", rs.relay_sum, {"trees": chain}, ["0.1", None, 1j, True, Fraction(1, 2), -1, 2, np.ones(2)]),
@@ -322,12 +325,24 @@ TABLE = [
     ("seconds", waitless, {}, [0.0, -1.0, np.inf, "1", [1.0], 1e12]),
     ("every", partial(waitless, seconds=1.0), {}, [0.0, -1.0, "1", 0.3, 2.0, [0.5]]),
     ("every", partial(waitless, seconds=None, num_events=6), {}, [0, 4, 7, 0.5, "1"]),
+    ("churn", waitless, {}, [3, "random", faults.Outage([1], 0, 1), faults.Churn(N + 1, [(0, 0, 1)])]),
+    ("churn", partial(waitless, dadao, [[0.5, 0, -1]]), {}, [everybody]),
+    ("start", partial(waitless, churn=everybody), {}, ["first", None, 0]),
+    ("num_events", partial(waitless, seconds=None, churn=faults.Churn(N, [(0, 0, 3.5)])), {}, [4]),
     ("mu", partial(rs.asynchronous.dadao, never, N, L=1.0, chi1=1.0), {}, [*NO_NUMBERS, 0.0]),
     (
         "events",
-        lambda events: waitless(rs.asynchronous.dadao(never, N, mu=1.0, L=1.0, chi1=1.0), events),
+        lambda events: waitless(dadao, events),
         {},
-        [None, 3, timing.wan(), np.ones((2, 2)), [[0.0, 4, -1]], [[0.0, 1, 1]], [[1.0, 0, -1], [0.5, 0, -1]]],
+        [
+            3,
+            "events",
+            timing.wan(),
+            np.ones((2, 2)),
+            [[0.0, 4, -1]],
+            [[0.0, 1, 1]],
+            [[1.0, 0, -1], [0.5, 0, -1]],
+        ],
     ),
 ]
 CASES = [

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from relaysim.checks import check_mixer
 from relaysim.local import LocalState
-from relaysim.types import Algorithm, Array, Calls, Info, Key, Mixer, Stacked, made_by, scaled
+from relaysim.types import Algorithm, Array, Calls, Info, Key, Mixer, Stacked, changed, made_by, scaled
 
 
 class State(NamedTuple):
@@ -56,7 +56,7 @@ def method(
     def messages(models: Stacked) -> Calls:
         mixed = (models,) * vectors if isinstance(vectors, int) else models
         size = (vectors(models) if callable(vectors) else vectors) * mixer.share(mixed)
-        return scaled([list(call) * calls for call in mixer.messages()], size)
+        return scaled(changed(mixer.messages(), lambda call: list(call) * calls), size)
 
     name = f"{made_by(step)} with {mixer.name or made_by(mixer.mix)}"
     return Algorithm(mixer.num_workers, init, step, params, messages, name)

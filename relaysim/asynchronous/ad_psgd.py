@@ -55,4 +55,4 @@ def ad_psgd(grad: GradAt, topology: Topology, optimizer: optax.GradientTransform
         caller, step = np.divmod(np.arange(n * num_steps), num_steps)
         return Calls(caller, step, partner, np.full(len(caller), 0.5), caller)
 
-    return exchange(grad, optimizer, n, calls)
+    return exchange(grad, optimizer, topology, calls)

@@ -10,7 +10,8 @@ import numpy as np
 
 from relaysim.asynchronous.events import record_bounds
 from relaysim.asynchronous.local import put, take
-from relaysim.asynchronous.types import Events, GradAt, Horizon, Links, Method, Order
+from relaysim.asynchronous.presence import restarts
+from relaysim.asynchronous.types import Coming, Events, GradAt, Horizon, Links, Method, Order
 from relaysim.asynchronous.waves import NOBODY, grouped, in_rows, in_waves
 from relaysim.checks import check_count, check_number, shown
 from relaysim.types import Array, Key, Stacked
@@ -123,10 +124,17 @@ def dadao(grad: GradAt, num_workers: int, *, mu: float, L: float, chi1: float) -
     def models(s: DadaoState) -> Stacked:
         return jax.tree.map(lambda v: v[:, X], s.rows)
 
-    return Method(n, init, step, models, partial(_lay_out, n, rates))
+    def put_models(s: DadaoState, workers: Array, models: Stacked) -> DadaoState:
+        return s._replace(rows=jax.tree.map(lambda v, x: v.at[workers, X].set(x), s.rows, models))
+
+    return Method(n, init, step, models, partial(_lay_out, n, rates), put_models)
 
 
-def _lay_out(n: int, rates: np.ndarray, key: Key, events: Any, size: float, horizon: Horizon) -> Order:
+def _lay_out(
+    n: int, rates: np.ndarray, key: Key, events: Any, size: float, horizon: Horizon, coming: Coming
+) -> Order:
+    if coming.presence is not None:
+        raise ValueError("churn is given, expected none: for DADAO all events are given")
     time, i, j = _checked(events, n, horizon)
     number = np.arange(len(time))
     is_gradient = j < 0
@@ -171,7 +179,17 @@ def _lay_out(n: int, rates: np.ndarray, key: Key, events: Any, size: float, hori
     np.add.at(counts, (record, i[own]), 1)
     sent = np.append(0, np.cumsum(2 * ~is_gradient))[bounds[1:]]
     starts = np.append(0, np.maximum.accumulate(waves) + 1)[bounds]
-    return Order(Events(time, i, step, links), wave, (), starts, counts.cumsum(0), seconds, sent)
+    return Order(
+        Events(time, i, step, links),
+        wave,
+        (),
+        starts,
+        counts.cumsum(0),
+        seconds,
+        sent,
+        restarts(None, None, "own", 0.0),
+        np.zeros(0, int),
+    )
 
 
 def _checked(events: Any, n: int, horizon: Horizon) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

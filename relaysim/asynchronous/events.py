@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from relaysim.asynchronous.presence import Presence
 from relaysim.asynchronous.types import Horizon
 from relaysim.faults import loss_of
 from relaysim.timing import Network, check_network
@@ -37,7 +38,12 @@ def up_to(horizon: Horizon, times: Callable[[int], tuple]) -> tuple:
         found = times(num_steps)
         done = found[0]
         last = done[:, -1].min()
-        if (
+        ends = np.isfinite(done).sum()
+        if np.isinf(last) and horizon.num_events is not None and ends < horizon.num_events:
+            raise ValueError(
+                f"num_events is {horizon.num_events}, expected at most {ends}: then all workers have left"
+            )
+        if np.isinf(last) or (
             last > horizon.seconds
             if horizon.num_events is None
             else (done < last).sum() >= horizon.num_events
@@ -70,8 +76,21 @@ def latencies(network: Network, key: Key, senders: np.ndarray, receivers: np.nda
     return np.asarray(network.latencies(key, *np.divmod(links, n)))[which.reshape(senders.shape)]
 
 
-def done_times(compute: np.ndarray, pause: Any) -> np.ndarray:
-    """(n, K) when each step is done: `pause` (n, K) at least after the one before."""
+def done_times(compute: np.ndarray, pause: Any, presence: Presence | None = None) -> np.ndarray:
+    """(n, K) when each step is done: `pause` (n, K) at least after the one before.
+
+    The time of who is away stands still: a gradient goes on when its worker is back.
+    """
+    if presence is not None:
+        everybody, done = np.arange(len(compute)), np.empty_like(compute)
+        pause, before = np.broadcast_to(pause, compute.shape), np.zeros(len(compute))
+        for k in range(compute.shape[1]):
+            done[:, k] = presence.after(everybody, before, compute[:, k])
+            if k:
+                waited = presence.there(everybody, before + pause[:, k])
+                done[:, k] = np.maximum(done[:, k], waited)
+            before = done[:, k]
+        return done
     gaps = np.maximum(compute, pause)
     gaps[:, 0] = compute[:, 0]
     return np.cumsum(gaps, 1)

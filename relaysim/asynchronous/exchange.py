@@ -13,6 +13,7 @@ from optax import tree
 from relaysim.asynchronous.exchange_order import Calls, Wave, lay_out
 from relaysim.asynchronous.local import LocalState, add, local_update, put, take
 from relaysim.asynchronous.types import GradAt, Method
+from relaysim.topology import Topology
 from relaysim.types import Array, Key, Stacked, made_by, rows
 
 
@@ -30,7 +31,7 @@ class ExchangeState(NamedTuple):
 def exchange(
     grad: GradAt,
     optimizer: optax.GradientTransformation,
-    num_workers: int,
+    topology: Topology,
     calls: Callable[[Key, int], Calls],
 ) -> Method:
     """A method whose workers, done with a gradient, average with others, which answer at once:
@@ -46,10 +47,10 @@ def exchange(
     Args:
       grad: (key, workers, steps, params) -> (losses, gradients), such as `task.grad_at`.
       optimizer: makes u from g, for each worker apart.
-      num_workers: n.
+      topology: of n workers, who is a neighbour of whom.
       calls: (key, K) -> whom the workers call after each of their first K steps.
     """
-    local = local_update(grad, optimizer, num_workers)
+    local = local_update(grad, optimizer, topology.num_workers)
 
     def init(key: Key, params: Stacked, slots: np.ndarray) -> ExchangeState:
         answer = jax.tree.map(lambda x: jnp.zeros((len(slots), *x.shape[1:]), x.dtype), params)
@@ -71,5 +72,8 @@ def exchange(
         x, begin = add(x, wave.back, back), add(begin, wave.at_once, back)
         return ExchangeState(x, begin, offer, answer, local_state), loss
 
-    order = partial(lay_out, num_workers, calls)
-    return Method(num_workers, init, step, lambda s: s.params, order, made_by(calls))
+    def put_models(s: ExchangeState, workers: Array, models: Stacked) -> ExchangeState:
+        return s._replace(params=put(s.params, workers, models), begin=put(s.begin, workers, models))
+
+    order = partial(lay_out, topology, calls)
+    return Method(topology.num_workers, init, step, lambda s: s.params, order, put_models, made_by(calls))

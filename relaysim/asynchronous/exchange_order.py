@@ -18,9 +18,11 @@ from relaysim.asynchronous.events import (
     transfer_times,
     up_to,
 )
-from relaysim.asynchronous.types import Events, Horizon, Links, Order
+from relaysim.asynchronous.presence import Halts, Presence, restarts
+from relaysim.asynchronous.types import Coming, Events, Horizon, Links, Order
 from relaysim.asynchronous.waves import NOBODY, grouped, in_rows
 from relaysim.timing import Network
+from relaysim.topology import Topology
 from relaysim.types import Key
 
 SAMPLE = 8
@@ -69,9 +71,16 @@ class Wave(NamedTuple):
 
 
 def lay_out(
-    n: int, calls: Callable[[Key, int], Calls], key: Key, network: Network, size: float, horizon: Horizon
+    topology: Topology,
+    calls: Callable[[Key, int], Calls],
+    key: Key,
+    network: Network,
+    size: float,
+    horizon: Horizon,
+    coming: Coming,
 ) -> Order:
-    """The order of a run of n workers on a network, with messages of `size` bytes."""
+    """The order of a run on a network, with messages of `size` bytes."""
+    n, presence = topology.num_workers, coming.presence
     check(network, n)
     up, down = transfer_times(network, size, n)
 
@@ -81,12 +90,12 @@ def lay_out(
         there = latencies(network, key, c.caller, c.partner)
         back = latencies(network, key, c.partner, c.caller)
         if up.any() or down.any():
-            return _queued(compute, c, there, back, up, down)
+            return _queued(compute, c, there, back, up, down, presence)
         steps = c.caller * num_steps + c.step
         first = np.flatnonzero(np.diff(steps, prepend=-1))
         longest = np.zeros(n * num_steps + 1)
         longest[steps[first] + 1] = np.maximum.reduceat(there + back, first)
-        done = done_times(compute, longest[:-1].reshape(n, num_steps))
+        done = done_times(compute, longest[:-1].reshape(n, num_steps), presence)
         arrives = done[c.caller, c.step] + there
         return done, c, arrives, done[c.caller, c.step] + (there + back)
 
@@ -99,26 +108,33 @@ def lay_out(
 
     what = _Operations.of(time, worker, links, horizon)
     bounds, seconds = record_bounds(what.time, what.event, horizon)
-    kinds, starts = _in_waves(what, n, bounds)
+    anew = restarts(presence, topology, coming.start, seconds[-1])
+    halts = Halts.of(bounds, seconds, what.time, anew)
+    operations, *waves, starts = _in_waves(what, n, halts.bounds)
+    starts, restart_waves, *waves = halts.waves(starts, *waves)
 
     def table(kind: int, *columns: tuple[np.ndarray, Any]) -> list[np.ndarray]:
         """What each wave has of a kind: (W, widest) for each column, filled up with what goes with it."""
-        operations, waves = kinds[kind]
-        as_table, _ = in_rows(waves, int(starts[-1]))
-        return [as_table(column[what.which[operations]], fill) for column, fill in columns]
+        as_table, _ = in_rows(waves[kind], int(starts[-1]))
+        return [as_table(column[what.which[operations[kind]]], fill) for column, fill in columns]
 
     caller = worker[links.event]
+    weight = c.weight[made]
+    if presence is not None:
+        weight = np.where(presence.is_there(links.partner, links.arrives), weight, 0)
     at_once = np.where(links.returns == time[links.event], caller, NOBODY)
     wave = Wave(
         *table(0, (worker, NOBODY), (step, 0), (np.arange(num_events), -1)),
-        *table(1, (links.partner, NOBODY), (caller, NOBODY), (c.slot[made], NOBODY), (c.weight[made], 0.0)),
+        *table(1, (links.partner, NOBODY), (caller, NOBODY), (c.slot[made], NOBODY), (weight, 0.0)),
         *table(2, (caller, NOBODY), (c.slot[made], 0), (at_once, NOBODY)),
     )
     calls_of = np.bincount(links.event, minlength=num_events)
     sends = np.where(what.kind == 1, 1, np.where(what.kind == 0, calls_of[what.event], 0))
     sent, steps = (np.append(0, np.cumsum(of_each))[bounds] for of_each in (sends, what.kind == 0))
     events, slots = Events(time, worker, step, links), np.arange(c.slot.max(initial=0) + 1)
-    return Order(events, wave, slots, starts, steps_taken(worker, steps, n), seconds, sent[1:])
+    return Order(
+        events, wave, slots, starts, steps_taken(worker, steps, n), seconds, sent[1:], anew, restart_waves
+    )
 
 
 class _Operations(NamedTuple):
@@ -170,9 +186,9 @@ class _Operations(NamedTuple):
 
 def _in_waves(
     what: _Operations, n: int, bounds: np.ndarray
-) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
-    """Of each kind the operations in the order of the waves, and their waves; and the first wave of each
-    record, and how many there are.
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The operations of each kind in the order of the waves, the waves of those of kind 0, 1 and 2, and the
+    first wave after each bound.
 
     Those of a worker are done one after the other, each when what it comes after is done. A wave has one of
     each kind for a worker at most, and no kind is much wider in one than on average where nothing bounds it,
@@ -185,14 +201,14 @@ def _in_waves(
     next_[turn[same]] = turn[same + 1]
     now = np.append(turn, len(turn))[np.where(np.diff(first) > 0, first[:-1], -1)]
     sample = np.minimum(bounds[-1:], 3 * SAMPLE * n)
-    free, starts = _sweep(what, now.copy(), next_, np.append(0, sample), [n] * 3)
-    widths = [-(-len(operations) // max(1, int(starts[-1]))) for operations, _ in free]
+    free, *_, starts = _sweep(what, now.copy(), next_, np.append(0, sample), [n] * 3)
+    widths = [-(-len(operations) // max(1, int(starts[-1]))) for operations in free]
     return _sweep(what, now, next_, bounds, [max(1, width) for width in widths])
 
 
 def _sweep(
     what: _Operations, now: np.ndarray, next_: np.ndarray, bounds: np.ndarray, widths: list[int]
-) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """`_in_waves` from the first operation of each worker, `now` (n,), by those that are next."""
     is_done = np.zeros(len(next_), bool)
     is_done[-1] = True
@@ -210,13 +226,19 @@ def _sweep(
                 now[who] = next_[operations]
                 made[k].append(operations)
         starts.append(len(made[0]))
-    waves = [np.repeat(np.arange(len(m)), [len(operations) for operations in m]) for m in made]
+    first, second, third = (np.repeat(np.arange(len(m)), [len(each) for each in m]) for m in made)
     nothing = [np.zeros(0, int)]
-    return [(np.concatenate(m + nothing), w) for m, w in zip(made, waves, strict=True)], np.array(starts)
+    return [np.concatenate(m + nothing) for m in made], first, second, third, np.array(starts)
 
 
 def _queued(
-    compute: np.ndarray, c: Calls, there: np.ndarray, back: np.ndarray, up: np.ndarray, down: np.ndarray
+    compute: np.ndarray,
+    c: Calls,
+    there: np.ndarray,
+    back: np.ndarray,
+    up: np.ndarray,
+    down: np.ndarray,
+    presence: Presence | None,
 ) -> tuple[np.ndarray, Calls, np.ndarray, np.ndarray]:
     """`times` where messages wait for each other: a queue of events by time.
 
@@ -230,9 +252,15 @@ def _queued(
     leaves, comes, waits_for, events = [0.0] * n, [0.0] * n, [0] * n, 0
     done = np.full((n, num_steps), np.inf)
     arrives, returns = np.full(len(there), np.inf), np.full(len(there), np.inf)
-    ready = [times[0] for times in compute_]
+
+    def after(i: int, now: float, work: float) -> float:
+        if presence is None:
+            return now + work
+        return float(presence.after(np.array([i]), np.array([now]), np.array([work]))[0])
+
+    ready = [after(i, 0.0, times[0]) for i, times in enumerate(compute_)]
     # by time; by event where that is the same, new ones last; by what happens, and to whom
-    queue = [(ready[i], np.inf, _DONE, i, 0) for i in range(n)]
+    queue = [(ready[i], np.inf, _DONE, i, 0) for i in range(n) if ready[i] < np.inf]
     heapq.heapify(queue)
 
     def send(now: float, event: float, sender: int, latency: float, what: int, to: int, call: int) -> None:
@@ -245,13 +273,16 @@ def _queued(
 
     def next_step(now: float, i: int, k: int) -> None:
         if k < num_steps:
-            heapq.heappush(queue, (max(now, ready[i]), np.inf, _DONE, i, k))
+            if presence is not None:
+                now = float(presence.there(np.array([i]), np.array([now]))[0])
+            if (time := max(now, ready[i])) < np.inf:
+                heapq.heappush(queue, (time, np.inf, _DONE, i, k))
 
     while queue:
         now, event, what, i, k = heapq.heappop(queue)  # k: the step, or the call
         if what == _DONE:
             done[i, k] = now
-            ready[i] = now + compute_[i][k + 1] if k + 1 < num_steps else np.inf
+            ready[i] = after(i, now, compute_[i][k + 1]) if k + 1 < num_steps else np.inf
             calls = range(first[i * num_steps + k], first[i * num_steps + k + 1])
             waits_for[i] = len(calls)
             for call in calls:

@@ -58,4 +58,4 @@ def gossip(
         step, edge = step[order], edge[order]
         return Calls(topology.receivers[edge], step, topology.senders[edge], weight[edge], edge)
 
-    return exchange(grad, optimizer, n, calls)
+    return exchange(grad, optimizer, topology, calls)

@@ -37,6 +37,8 @@ class Step(NamedTuple):
     step: Callable[[Array, Any, Stacked, Any, Any], tuple[Any, Any]]
     """(workers (k,), what they keep, their updates u, the sum of what they read, what all share) -> (what
     they keep then, what they send)."""
+    keep: Callable[[Any, Stacked, Any], Any]
+    """(what workers keep, other models, what all share) -> what they keep with these models."""
 
 
 def one_way(
@@ -83,8 +85,12 @@ def one_way(
     def models(s: OneWayState) -> Stacked:
         return equations.models(s.own, s.shared)
 
+    def put_models(s: OneWayState, workers: Array, models: Stacked) -> OneWayState:
+        kept = equations.keep(take(s.own, workers), models, s.shared)
+        return s._replace(own=put(s.own, workers, kept))
+
     order, name = partial(lay_out, topology, latest, relays), f"{made_by(equations.step)} on {topology.name}"
-    return Method(topology.num_workers, init, step, models, order, name)
+    return Method(topology.num_workers, init, step, models, order, put_models, name)
 
 
 def _sums(leaves: Any, into: Array, size: int) -> Any:

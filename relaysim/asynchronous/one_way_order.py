@@ -17,7 +17,8 @@ from relaysim.asynchronous.events import (
     transfer_times,
     up_to,
 )
-from relaysim.asynchronous.types import Events, Horizon, Links, Order
+from relaysim.asynchronous.presence import Halts, restarts
+from relaysim.asynchronous.types import Coming, Events, Horizon, Links, Order
 from relaysim.asynchronous.waves import NOBODY, in_rows, ranges
 from relaysim.timing import Network
 from relaysim.topology import Topology
@@ -60,13 +61,20 @@ class _Turns(NamedTuple):
     wave: np.ndarray
     """(E,) int, ascending"""
     starts: np.ndarray
-    """(R + 1,) int, the first wave of each record, and how many there are."""
+    """(B + 1,) int, the first wave after each bound, and how many there are."""
     lag: np.ndarray
     """(m,) int, how many newer messages of an edge there were, at most, when one was read."""
 
 
 def lay_out(
-    topology: Topology, latest: bool, by_edge: bool, key: Key, network: Network, size: float, horizon: Horizon
+    topology: Topology,
+    latest: bool,
+    by_edge: bool,
+    key: Key,
+    network: Network,
+    size: float,
+    horizon: Horizon,
+    coming: Coming,
 ) -> Order:
     """The order of a run in which each worker sends to all its neighbours after every step.
 
@@ -85,12 +93,14 @@ def lay_out(
 
     def times(num_steps: int) -> tuple[np.ndarray]:
         compute = compute_times(network, key, n, num_steps)
-        return (done_times(compute, (topology.out_degrees * up)[:, None]),)
+        return (done_times(compute, (topology.out_degrees * up)[:, None], coming.presence),)
 
     (done,) = up_to(horizon, times)
     time, worker, step, event = in_order(done, horizon)
     bounds, seconds = record_bounds(time, np.arange(len(time)), horizon)
     counts = steps_taken(worker, bounds, n)
+    anew = restarts(coming.presence, topology, coming.start, seconds[-1])
+    halts = Halts.of(bounds, seconds, time, anew)
 
     sent = done[senders]
     leaves = sent + (_turns(topology) * up[senders])[:, None]
@@ -100,12 +110,16 @@ def lay_out(
     some = slice(max(1, counts[-1].max()))
     heard = counted(there[:, some], done[receivers, some])
 
-    turns = _in_turns(topology, counts, done, heard, _oldest(heard, latest))
+    turns = _in_turns(topology, steps_taken(worker, halts.bounds, n), done, heard, _oldest(heard, latest))
+    starts, restart_waves, waves = halts.waves(turns.starts, turns.wave)
+    turns = turns._replace(wave=waves, starts=starts)
     table, slots = _table(topology, by_edge, turns, event, heard, _oldest(heard, latest))
     edge, sent_in = _edges(n, senders, worker)
     links = Links(sent_in, receivers[edge], arrives[edge, step[sent_in]], np.full(len(edge), np.nan))
     sends = counts @ topology.out_degrees
-    return Order(Events(time, worker, step, links), table, slots, turns.starts, counts, seconds, sends)
+    return Order(
+        Events(time, worker, step, links), table, slots, starts, counts, seconds, sends, anew, restart_waves
+    )
 
 
 def _oldest(heard: np.ndarray, latest: bool) -> np.ndarray:
@@ -122,7 +136,7 @@ def _in_turns(
     widest: who is late in time comes later.
 
     Args:
-      counts: (R, n) the steps that workers have taken at each record, before which no later one may come.
+      counts: (B + 1, n) the steps that workers have taken at each bound, before which no later one may come.
       done: (n, K) when, in seconds.
       heard, oldest: (m, K) int, which messages of an edge its receiver reads in a step: up to message
         `heard`, from `oldest` on.

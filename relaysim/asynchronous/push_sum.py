@@ -57,4 +57,8 @@ def push_sum(grad: GradAt, topology: Topology, optimizer: optax.GradientTransfor
         kept = jax.tree.map(lambda v: rows(share, v).astype(v.dtype) * v, (x, w))
         return kept, kept
 
-    return one_way(grad, optimizer, topology, Step(start, models, step), latest=False)
+    def keep(own: Any, models: Stacked, _: Any) -> Any:
+        _, w = own
+        return jax.tree.map(lambda v: v * rows(w, v).astype(v.dtype), models), w
+
+    return one_way(grad, optimizer, topology, Step(start, models, step, keep), latest=False)

@@ -60,7 +60,9 @@ def relaysgd(grad: GradAt, topology: Topology, optimizer: optax.GradientTransfor
         total = jax.tree.map(lambda *terms: sum(terms), x, u, heard)
         return tree.scale(1 / n, total), total
 
-    return one_way(grad, optimizer, topology, Step(_from_start, tree.add, step), latest=True, relays=True)
+    return one_way(
+        grad, optimizer, topology, Step(_from_start, tree.add, step, _relative), latest=True, relays=True
+    )
 
 
 def relaysgd_grad(grad: GradAt, topology: Topology, optimizer: optax.GradientTransformation) -> Method:
@@ -87,10 +89,16 @@ def relaysgd_grad(grad: GradAt, topology: Topology, optimizer: optax.GradientTra
         news = tree.add(u, heard)
         return tree.add(x, tree.scale(1 / n, news)), news
 
-    return one_way(grad, optimizer, topology, Step(_from_start, tree.add, step), latest=False, relays=True)
+    return one_way(
+        grad, optimizer, topology, Step(_from_start, tree.add, step, _relative), latest=False, relays=True
+    )
 
 
 def _from_start(params: Stacked) -> tuple[Stacked, Stacked, Stacked]:
     """Models relative to the common initial one, no messages, and that."""
     origin = jax.tree.map(lambda v: v.mean(0, keepdims=True), params)
     return tree.sub(params, origin), tree.zeros_like(params), origin
+
+
+def _relative(_: Stacked, models: Stacked, origin: Stacked) -> Stacked:
+    return tree.sub(models, origin)

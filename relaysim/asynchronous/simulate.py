@@ -1,16 +1,18 @@
 """Running a method without barriers: the order of events first, then the models, wave by wave."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
-from relaysim.asynchronous.types import Events, Horizon, Method, Order
+from relaysim.asynchronous.presence import Presence
+from relaysim.asynchronous.types import Coming, Events, Horizon, Method, Order
 from relaysim.asynchronous.waves import NOBODY
 from relaysim.checks import check_count, check_key, check_number, kinds
+from relaysim.faults import Churn, Start
 from relaysim.metrics import all_finite
 from relaysim.programs import Program, is_traced, program
 from relaysim.records import Measure, Record, united
@@ -55,6 +57,8 @@ def simulate(
     seconds: float | None = None,
     num_events: int | None = None,
     every: float | None = None,
+    churn: Churn | None = None,
+    start: Start = "own",
     measure: Measure | None = None,
     progress: bool | str = False,
 ) -> Trace:
@@ -84,6 +88,13 @@ def simulate(
       num_events: how many steps all workers take together.
       every: seconds (or events) between records, of which there is a whole number; by default there is one,
         at the end.
+      churn: who is there when, in seconds. The time of who is away stands still: it goes on with its gradient
+        when it is back. What is sent to it waits for it; who calls it to average gets nothing back, and
+        neither moves.
+      start: what a worker starts from that comes back: "own", the model that it had; "neighbour", that of its
+        first neighbour that was there all along, at that time; "mean", the mean of those of all such
+        neighbours. Where it has none it starts from its own. Push-sum's weight stays as it is. Averages then
+        do not keep the sum of the models any more.
       measure: what to record, such as `task.measure`: a function of the models (n, ...), or of the models and
         the method's state, that returns a dict of arrays. The models are those of the workers at that time.
       progress: show a progress bar, with this name if it is a string.
@@ -95,7 +106,17 @@ def simulate(
     Raises:
       ValueError: where an argument does not fit, `params` is not finite, or the network loses messages.
     """
-    order = lay_out(key, method, network, params, seconds=seconds, num_events=num_events, every=every)
+    order = lay_out(
+        key,
+        method,
+        network,
+        params,
+        seconds=seconds,
+        num_events=num_events,
+        every=every,
+        churn=churn,
+        start=start,
+    )
     return replay(key, method, order, params, measure=measure, progress=progress)
 
 
@@ -108,6 +129,8 @@ def lay_out(
     seconds: float | None = None,
     num_events: int | None = None,
     every: float | None = None,
+    churn: Churn | None = None,
+    start: Start = "own",
 ) -> Order:
     """The order of the events in a run, all but the models; `order.events` can be looked at.
 
@@ -130,7 +153,14 @@ def lay_out(
         raise ValueError(f"method is {method!r}, expected one such as rs.asynchronous.ad_psgd(...)")
     check_models(params, method.num_workers)
     horizon = _horizon(seconds, num_events, every)
-    return method.lay_out(key, network, _model_bytes(params), horizon)
+    if start not in get_args(Start):
+        raise ValueError(f"start is {start!r}, expected one of {', '.join(map(repr, get_args(Start)))}")
+    if churn is not None:
+        if not isinstance(churn, Churn):
+            raise ValueError(f"churn is {churn!r}, expected rs.faults.Churn")
+        churn.check_workers(method.num_workers)
+    coming = Coming(None if churn is None else Presence(churn.changes), start)
+    return method.lay_out(key, network, _model_bytes(params), horizon, coming)
 
 
 def replay(
@@ -167,11 +197,13 @@ def replay(
     given = jax.tree.map(jnp.asarray, params)
     start_key, _ = jax.random.split(key)
     start = program(_begin, (method,), (start_key, order.layout, given), ())
-    waves = jax.tree.map(lambda v: jnp.asarray(v, jnp.int32 if v.dtype.kind in "iu" else None), order.waves)
+    waves, anew = _narrow(order.waves), None
+    if len(order.restart_waves):
+        anew = _narrow((order.restart_waves, *order.restarts[1:]))
     records, num_records = _records(order), len(order.seconds)
 
     def advance(first: int, last: int) -> tuple[Program, Any]:
-        kept = waves, jax.tree.map(lambda v: v[first:last], records)
+        kept = waves, anew, jax.tree.map(lambda v: v[first:last], records)
         return program(_advance, (method, measure), kept, start.outputs), kept
 
     whole, _ = advance(0, num_records)
@@ -225,14 +257,31 @@ def _begin(method: Method, kept: tuple[Key, Any, Stacked], _: tuple) -> _Carry:
     return _Carry(method.init(key, params, layout), jnp.full(n, jnp.nan), jnp.full(n, NOBODY, jnp.int32))
 
 
-def _advance(method: Method, measure: Measure, kept: tuple[Any, Any], carry: _Carry) -> tuple[_Carry, Record]:
+def _advance(
+    method: Method, measure: Measure, kept: tuple[Any, Any, Any], carry: _Carry
+) -> tuple[_Carry, Record]:
     """The next records, each after its waves."""
-    waves, records = kept
+    waves, anew, records = kept
+
+    def restarted(number: Array, state: Any) -> Any:
+        """The state after a wave, in which a worker may have come back."""
+        of_restarts, workers, sources, shares = anew
+        at = jnp.minimum(jnp.searchsorted(of_restarts, number), len(of_restarts) - 1)
+
+        def started(state: Any) -> Any:
+            def mean(v: Array) -> Array:
+                return jnp.tensordot(shares[at].astype(v.dtype), v[sources[at]], 1)[None]
+
+            return method.put(state, workers[at][None], jax.tree.map(mean, method.params(state)))
+
+        return jax.lax.cond(of_restarts[at] == number, started, lambda state: state, state)
 
     def wave(number: Array, carry: tuple[Any, Array, Array]) -> tuple[Any, Array, Array]:
         state, total, broken = carry
         here = jax.tree.map(lambda table: table[number], waves)
         state, losses = method.step(state, here)
+        if anew is not None:
+            state = restarted(number, state)
         event = jnp.where(jnp.isfinite(losses), NOBODY, here.event)
         total = total.at[here.worker].add(losses.astype(total.dtype), mode="drop")
         return state, total, broken.at[here.worker].min(event, mode="drop")
@@ -247,6 +296,11 @@ def _advance(method: Method, measure: Measure, kept: tuple[Any, Any], carry: _Ca
         return _Carry(state, loss, broken), united({"loss": loss}, measure(params, state))
 
     return jax.lax.scan(record, carry, records)
+
+
+def _narrow(tables: Any) -> Any:
+    """As jax's arrays, whole numbers as int32."""
+    return jax.tree.map(lambda v: jnp.asarray(v, jnp.int32 if v.dtype.kind in "iu" else None), tables)
 
 
 def _records(order: Order) -> tuple[Array, ...]:

@@ -56,9 +56,8 @@ def swift(
         x = jax.tree.map(lambda v, h, u: rows(w, v).astype(v.dtype) * v + h + u, own, heard, u)
         return x, x
 
-    return one_way(
-        grad, optimizer, topology, Step(start, lambda own, _: own, step), latest=True, weights=weights
-    )
+    equations = Step(start, lambda own, _: own, step, lambda own, models, _: models)
+    return one_way(grad, optimizer, topology, equations, latest=True, weights=weights)
 
 
 def _weights(topology: Topology, influence: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from relaysim.asynchronous.presence import Presence, Restarts
 from relaysim.types import Array, Key, Stacked, made_by
 
 GradAt = Callable[[Key, Array, Array, Stacked], tuple[Array, Stacked]]
@@ -64,6 +65,10 @@ class Order(NamedTuple):
     """(R,) when the records are taken."""
     sent: np.ndarray
     """(R,) messages sent so far by all workers together, answers included, each of a model's size."""
+    restarts: Restarts
+    """Who starts anew, and from what."""
+    restart_waves: np.ndarray
+    """(C,) int, ascending: the wave of each restart, in which nothing else happens."""
 
     def __repr__(self) -> str:
         return f"Order({self.events!r}, {self.counts.shape[1]} workers, {len(self.seconds)} records)"
@@ -80,7 +85,9 @@ class Method(NamedTuple):
     params: Callable[[Any], Stacked]
     """state -> the models to evaluate."""
     lay_out: Callable[..., Order]
-    """(key, network, bytes of a model, `Horizon`) -> order."""
+    """(key, network, bytes of a model, `Horizon`, `Coming`) -> order."""
+    put: Callable[[Any, Array, Stacked], Any]
+    """(state, workers (k,), models (k, ...)) -> the state in which these workers have these models."""
     name: str = ""
 
     def __repr__(self) -> str:
@@ -94,3 +101,10 @@ class Horizon(NamedTuple):
     num_events: int | None
     every: float
     num_records: int
+
+
+class Coming(NamedTuple):
+    """Who is there when, and what workers start from that come back."""
+
+    presence: Presence | None
+    start: str

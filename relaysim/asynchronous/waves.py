@@ -127,6 +127,7 @@ def in_rows(waves: np.ndarray, num_waves: int) -> tuple[Callable[[np.ndarray, An
       A function (values (N, ...), fill) -> (num_waves, widest, ...), whole numbers as int32; and (N,) int,
       the place of each entry in its row.
     """
+    num_waves = max(1, num_waves)  # which an empty run does not come to
     count = np.bincount(waves, minlength=num_waves)
     place = np.arange(len(waves)) - (np.cumsum(count) - count)[waves]
     width = max(1, count.max(initial=0))

@@ -6,7 +6,7 @@ them: a message is then lost where any of them loses it.
 
 from relaysim.faults.churn import Churn
 from relaysim.faults.losses import Absence, Drop, Loss, Outage, bursts, independent, loss_of, together
-from relaysim.faults.pauses import pause
+from relaysim.faults.pauses import Start, pause
 
 __all__ = [
     "Absence",
@@ -14,6 +14,7 @@ __all__ = [
     "Drop",
     "Loss",
     "Outage",
+    "Start",
     "bursts",
     "independent",
     "loss_of",

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from relaysim.types import Array, Calls, Key, Messages, Mixer, Stacked, made_by, scaled
+from relaysim.types import Array, Calls, Key, Lasting, Messages, Mixer, Stacked, made_by, scaled
 
 
 def deal(mixers: Sequence[Mixer]) -> Mixer:
@@ -77,7 +77,8 @@ def deal(mixers: Sequence[Mixer]) -> Mixer:
 
 def at_once(parts: Sequence[Calls]) -> Calls:
     """The messages of several mixers that are called together: their rounds go side by side."""
-    period = math.lcm(*(len(calls) for calls in parts))
+    lasting = any(isinstance(calls, Lasting) for calls in parts)
+    period = (max if lasting else math.lcm)(*(len(calls) for calls in parts), 1)
 
     @cache
     def merged(*ids: int) -> Messages:
@@ -88,5 +89,9 @@ def at_once(parts: Sequence[Calls]) -> Calls:
         return Messages(senders, receivers, np.concatenate(sizes))
 
     rounds = {id(r): r for calls in parts for call in calls for r in call}
-    side_by_side = [zip_longest(*(calls[t % len(calls)] for calls in parts)) for t in range(period)]
-    return [[merged(*(id(r) for r in row if r is not None)) for row in call] for call in side_by_side]
+    now = [
+        [calls[min(t, len(calls) - 1) if lasting else t % len(calls)] for calls in parts]
+        for t in range(period)
+    ]
+    made = [[merged(*(id(r) for r in row if r is not None)) for row in zip_longest(*calls)] for calls in now]
+    return Lasting(made) if lasting else made

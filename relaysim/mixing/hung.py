@@ -14,7 +14,7 @@ from relaysim.faults import Churn
 from relaysim.mixing.halo import links_over
 from relaysim.mixing.links import Links, links
 from relaysim.topology import Topology, as_topology
-from relaysim.types import Array, Calls, Messages
+from relaysim.types import Array, Calls, Lasting, Messages
 
 
 class Hung(NamedTuple):
@@ -77,7 +77,7 @@ def changing(trees: Any, churn: Churn | None, starts: Any, mesh: Mesh | None) ->
             child = np.flatnonzero(parent != worker)
             senders, receivers = np.append(child, parent[child]), np.append(parent[child], child)
             rounds.append([Messages(senders, receivers)])
-        return [rounds[k] for k in np.searchsorted(steps, np.arange(steps[-1] + 1), side="right") - 1]
+        return Lasting(rounds[k] for k in np.searchsorted(steps, np.arange(steps[-1] + 1), side="right") - 1)
 
     name = ", then ".join(graph.name for graph in graphs)
     return Trees(n, hung_in(parents, steps), messages, name)

@@ -88,8 +88,8 @@ def relay_sum(
       churn: who is there when. Children of those that are away are adopted by their grandparents. Instead of
         a tree this may be any graph: a spanning tree of those that are there is then kept as far as it can
         be. Where their graph falls apart a warning says when; the parts go on by themselves, as does each
-        worker that is away. `messages` are those of the steps up to the last change; what is counted and
-        dated beyond starts with them anew.
+        worker that is away. `messages` are those of the steps up to the last change, the last of which
+        go on; what is counted as sent is the mean over these steps.
       starts: the steps, ascending from 0, from which on each of the trees (or graphs, which then have
         spanning trees) is used, instead of all at the same time.
 

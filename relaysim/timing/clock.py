@@ -11,7 +11,7 @@ import numpy as np
 
 from relaysim.checks import check_gaps, check_key
 from relaysim.timing.network import Network, check_network, in_float64
-from relaysim.types import Algorithm, Array, Calls, Key, Messages, Stacked
+from relaysim.types import Algorithm, Array, Calls, Key, Lasting, Messages, Stacked
 
 PAIRWISE = 32  # messages of a worker, up to which each is compared with each other one instead of sorted
 
@@ -134,6 +134,8 @@ class Plan(NamedTuple):
 
     first: np.ndarray
     """(P + 1,) where the rounds of each call begin in `order`"""
+    lasts: np.ndarray
+    """() bool, whether all calls after the last are like it, instead of beginning with the first again"""
     order: np.ndarray
     """(L,) which of the D rounds are played, one after the other"""
     senders: np.ndarray
@@ -180,7 +182,9 @@ def _plan(calls: Calls, n: int) -> Plan:
         place[of_width] = before + row[of_width]
         before += laid.shape[1]
         slots.append(laid)
-    return Plan(first, order, senders, receivers, vectors, ahead, slots, place)
+    return Plan(
+        first, np.array(isinstance(calls, Lasting)), order, senders, receivers, vectors, ahead, slots, place
+    )
 
 
 def _within(groups: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -232,7 +236,8 @@ def _dates(
     def step(t: Array, carry: tuple) -> tuple:
         done, busy, states = carry
         compute = own * of_step(t)
-        call = t % (len(plan.first) - 1)
+        period = len(plan.first) - 1
+        call = jnp.where(plan.lasts, jnp.minimum(t, period - 1), t % period)
 
         def one_round(at: Array, carry: tuple[Array, Any]) -> tuple[Array, Any]:
             ready, states = carry
@@ -284,4 +289,4 @@ def _told(calls: Calls) -> list:
     number = {i: k for k, i in enumerate(rounds)}
     order = np.array([number[id(r)] for call in calls for r in call])
     lengths = np.array([len(call) for call in calls])
-    return [order, lengths, *(part for r in rounds.values() for part in r)]
+    return [order, lengths, isinstance(calls, Lasting), *(part for r in rounds.values() for part in r)]
