@@ -92,8 +92,8 @@ def caterpillar(num_workers: int, legs: int) -> Topology:
 
 
 def random_tree(num_workers: int, seed: int) -> Topology:
-    """A tree drawn uniformly from all n^(n-2) labelled trees, numbered depth-first from a random worker on, so
-    that neighbours lie near each other in memory.
+    """A tree drawn uniformly from all n^(n-2) labelled trees, then numbered depth-first, so that neighbours
+    lie near each other in memory.
 
     Worker i joins min(U_i, i - 1), U_i uniform on 0..n-1; then the labels are shuffled. Source: Aldous,
     "The random walk construction of uniform spanning trees", SIAM J. Discrete Math. 3 (1990), algorithm 2.
