@@ -49,7 +49,7 @@ def relay(tree, **options):
     )
 
 
-random_tree = topology.random_tree(N, 0)
+random_tree = renumber(topology.random_tree(N, 0), np.random.default_rng(0).permutation(N))
 METHODS = {
     "one peer": lambda mesh: rs.push_sum(
         noisy_grad, rs.one_peer_exponential(N, rounds=3, drop=0.3, mesh=mesh), optax.sgd(0.1)
