@@ -36,15 +36,17 @@ GRAPHS = {
     "random recursive tree": lambda n: topology.random_recursive_tree(n, 0),
     "random tree": lambda n: topology.random_tree(n, 0),
     "tree of degree 3": lambda n: topology.max_degree_tree(n, 3),
+    "random regular graph": lambda n: topology.random_regular(n, 3, 0),
 }
 RATE = 0.01
+LEAST = 40  # steps of a call, since its new arrays cost some as well, when each page is touched first
 
 
 def run(smoke: bool = False) -> pd.DataFrame:
     """Ratios of a step to its floor, and its microseconds."""
     rows = []
     for n, d in SIZES[:1] if smoke else SIZES:
-        steps = max(min(100_000_000 // (n * d), 50_000) // (100 if smoke else 1), 5)
+        steps = max(min(100_000_000 // (n * d), 50_000) // (100 if smoke else 1), 5 if smoke else LEAST)
         b = jax.random.normal(jax.random.key(0), (n, d))
         relay, gossip = relay_floor(b, steps), sgd_floor(b, steps)
         for label, floor, graphs, mixer in (

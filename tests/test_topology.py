@@ -188,8 +188,7 @@ def test_random_tree_is_uniform():
 
 
 @pytest.mark.parametrize(
-    ("graph", "most"),
-    [(T.chain(100), 1), (T.torus(6, 50), 24), (T.random_tree(2000, 0), 100), (T.star(9), 8)],
+    ("graph", "most"), [(T.chain(100), 1), (T.torus(6, 50), 24), (T.random_tree(2000, 0), 100)]
 )
 def test_cuthill_mckee_brings_neighbours_together(graph, most):
     shuffled = T.renumber(graph, np.random.default_rng(0).permutation(graph.num_workers))

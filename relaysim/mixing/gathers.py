@@ -39,7 +39,7 @@ def slotted(edges: Numbered, receivers: np.ndarray, often: float) -> np.ndarray:
     rank, n, m = edges.rank, len(edges.counts), len(receivers)
     inside = ~edges.crowded[receivers]
     K = min(MOST, int((np.bincount(rank[inside]) >= often * n).sum()))
-    slots = np.full((K, n), m)
+    slots = np.full((K, n), m, np.int32)
     few = np.flatnonzero(inside & (rank < K))
     slots[rank[few], receivers[few]] = few
     return slots

@@ -72,8 +72,6 @@ def edge_sum(
     def scattered(weights: Weights, x: Array) -> Array:
         slots, rest, blocks, hubs = laid_out(min(x[0].size, LONG))
         there = [None if (slot < m).all() else slot < m for slot in slots]
-        if isinstance(weights, np.ndarray):  # faster than to leave out what is not there: its weight is 0
-            weights, there = np.append(weights, 0), [None] * len(slots)
         total = sum_slots(weights, x, slots, np.where(slots < m, sources[slots], worker), there)
         if len(rest):
             single = messages(weights, x, rest, sources[rest])
