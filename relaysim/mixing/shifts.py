@@ -15,7 +15,7 @@ from relaysim.mixing.gathers import Weights, numbered, slotted
 from relaysim.types import Array, rows
 
 MOST = 64  # distances
-AT_ONCE = 4  # of them, each of which XLA may lay out as an array of its own before it adds them
+AT_ONCE = 6  # of them, each of which XLA may lay out as an array of its own before it adds them
 LONG = 32  # numbers in a row, from which on a sorted scatter costs less than a gather for each neighbour
 
 

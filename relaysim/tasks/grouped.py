@@ -72,8 +72,8 @@ def default_group(images: bool, num_workers: int, *, patches: bool) -> int:
 
 
 def default_patches() -> bool:
-    """Whether convolutions are faster by `convolve_patches` on the platform that is compiled for, as measured on
-    CPUs and on a GPU."""
+    """Whether convolutions are faster by `convolve_patches` on the platform that is compiled for, as measured
+    on CPUs and on a GPU."""
     return platform() != "tpu"
 
 
