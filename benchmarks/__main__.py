@@ -16,6 +16,7 @@ from benchmarks import (
     devices,
     floor,
     folded,
+    gradients,
     loops,
     methods,
     precision,
@@ -39,6 +40,7 @@ BENCHMARKS = {
     "asynchronous": asynchronous,
     "methods": methods,
     "compiled": compiled,
+    "gradients": gradients,
 }
 
 

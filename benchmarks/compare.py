@@ -7,7 +7,7 @@ import click
 import numpy as np
 import pandas as pd
 
-from benchmarks import compiled
+from benchmarks import compiled, gradients
 from benchmarks.timing import COLUMNS
 
 KEY = ["benchmark", "case", "n", "d", "metric", "better"]
@@ -40,7 +40,7 @@ def worse(old: pd.DataFrame, new: pd.DataFrame, tolerance: float | None = None) 
     up, down = both.median_new / both.median_old, both.median_old / both.median_new
     both["factor"] = up.where(lower, down)
     apart = (both.low_new > both.high_old).where(lower, both.high_new < both.low_old)
-    counted = (both.benchmark == compiled.NAME) & (both.metric != compiled.TOOK)
+    counted = both.benchmark.isin([compiled.NAME, gradients.NAME]) & (both.metric != compiled.TOOK)
     tolerated = np.where(counted, EXACT, NOISY) if tolerance is None else tolerance
     return both[(both.factor > tolerated) & apart].sort_values("factor", ascending=False)
 

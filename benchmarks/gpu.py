@@ -25,9 +25,9 @@ import optax
 
 import relaysim as rs
 from benchmarks import compiled, stacked
+from benchmarks.gradients import BATCH, MODELS, label
 from benchmarks.timing import Row, interleaved, machine, ratios, row, table
 from relaysim import engine
-from relaysim.models import CNN, VGG11, Transformer, resnet20
 from relaysim.tasks import grouped
 
 SIZES = compiled.SIZES
@@ -44,13 +44,6 @@ FLOOR = {"RelaySGD": 7, "D-PSGD": 3}
 SECONDS, RATE, ARRAYS, DIFFERENT = "s a step", "GB/s", "arrays at the speed of a copy", "largest difference"
 MOVING = "GB/s of what is moved"
 GRADIENT, TEMPORARIES = "ms a gradient", "GB, temporaries"
-BATCH = 32
-MODELS = {
-    "CNN": (CNN(10), (28, 28, 1)),
-    "VGG-11": (VGG11(10), (32, 32, 3)),
-    "ResNet-20": (resnet20(10), (32, 32, 3)),
-    "transformer": (Transformer(4, 5000, 64, width=128, heads=4, layers=2), (64,)),
-}
 
 
 def steps(smoke: bool) -> Iterator[Row]:
@@ -102,9 +95,9 @@ def of_step(name: str, mixer: rs.Mixer, n: int, d: int, count: int) -> Iterator[
     times["simulate"] = list((longer - times["simulate"]) / 2)
     over = ratios(times, "copy")
     labels = {"simulate": name, 1: f"{name}, loop over steps", 2: f"{name}, loop over pairs of steps"}
-    for what, label in labels.items():
-        yield row(label, n, d, SECONDS, np.array(times[what]) / count)
-        yield row(label, n, d, ARRAYS, 2 * over[what])
+    for what, case in labels.items():
+        yield row(case, n, d, SECONDS, np.array(times[what]) / count)
+        yield row(case, n, d, ARRAYS, 2 * over[what])
     floor, taken = 4 * n * d * FLOOR[name.split(",")[0]], np.array(times["simulate"]) / count
     yield row(f"{name}, of the floor", n, d, RATE, 1e-9 * floor / taken, "higher")
     device = jax.devices()[0]
@@ -166,18 +159,18 @@ def of_gradient(
     one = jax.jit(model.init)(jax.random.key(2), x[0])["params"]
     d = sum(leaf.size for leaf in jax.tree.leaves(one))
     many = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n, *leaf.shape)) + 0, one)
-    label = f"{name}, {group} at once, by {'patches' if patches else 'jax'}"
+    case = label(name, group, patches)
     begin = time.perf_counter()
     try:
         step = jax.jit(grouped.stacked(stacked.gradient(model, patches), group)).lower(many, x, y).compile()
         took = time.perf_counter() - begin
-        times = interleaved({label: lambda: step(many, x, y)}, 5)[label]
+        times = interleaved({case: lambda: step(many, x, y)}, 5)[case]
     except jax.errors.JaxRuntimeError as error:
-        print(f"{label}, n = {n}: {str(error).splitlines()[0][:120]}", flush=True)
+        print(f"{case}, n = {n}: {str(error).splitlines()[0][:120]}", flush=True)
         return
-    yield row(label, n, d, GRADIENT, 1e3 * np.array(times))
-    yield row(label, n, d, TEMPORARIES, 1e-9 * step.memory_analysis().temp_size_in_bytes)
-    yield row(label, n, d, compiled.TOOK, took)
+    yield row(case, n, d, GRADIENT, 1e3 * np.array(times))
+    yield row(case, n, d, TEMPORARIES, 1e-9 * step.memory_analysis().temp_size_in_bytes)
+    yield row(case, n, d, compiled.TOOK, took)
 
 
 @click.command()

@@ -69,3 +69,15 @@ def launched(name: str, parts: dict[str, str]) -> Iterator[Kernel]:
     for called in re.findall(r"(?: call\(.*to_apply=|async_computation=)%?([\w.\-]+)", parts[name]):
         if called in parts:
             yield from launched(called, parts)
+
+
+def moved(text: str) -> int:
+    """Bytes that the kernels of a program read and write, those in loops as often as these run."""
+    parts, trips = computations(text), dict(loops(text))
+
+    def of(name: str) -> int:
+        inside = re.findall(r" while\(.*body=%?([\w.\-]+)", parts[name])
+        own = sum(kernel.nbytes for kernel in launched(name, parts))
+        return own + sum(trips[body] * of(body) for body in inside)
+
+    return of("ENTRY")

@@ -32,6 +32,11 @@ def compiling_for(platform: str | None) -> Iterator[None]:
         _target.reset(token)
 
 
+def platform() -> str:
+    """What is compiled for: where that is not told, what jax runs on."""
+    return _target.get() or jax.default_backend()
+
+
 def by_platform(*args: Any, default: Callable, **branches: Callable) -> Any:
     """`jax.lax.platform_dependent`: of these functions of `args` that for the platform ("cpu", "tpu").
 

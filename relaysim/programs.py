@@ -21,6 +21,11 @@ LOWERED = {"gpu": "cuda"}
 """What a platform's programs are lowered for, where that has another name."""
 
 
+OPTIONS: dict[str, dict] = {"gpu": {"xla_gpu_enable_triton_gemm": False}}
+"""With which XLA compiles for described devices. Its own products of matrices, which it cannot try there, end
+the process for some shapes, such as those of ResNet-20; cuBLAS is taken instead."""
+
+
 class Program(NamedTuple):
     run: Any
     """A jitted function (closed_over, what is kept, leaves of what is given) -> leaves of `outputs`."""
@@ -46,7 +51,8 @@ class Program(NamedTuple):
           over: a sharding on these devices, for all arrays that come without one; XLA's choice if None.
         """
         args = jax.tree.map(functools.partial(_lying, over), (self.closed_over, kept, jax.tree.leaves(given)))
-        return self.run.trace(*args).lower(lowering_platforms=(LOWERED.get(platform, platform),)).compile()
+        lowered = self.run.trace(*args).lower(lowering_platforms=(LOWERED.get(platform, platform),))
+        return lowered.compile(OPTIONS.get(platform))
 
 
 def program(fun: Callable, static: tuple, kept: Any, given: Any, platform: str | None = None) -> Program:

@@ -87,7 +87,8 @@ class Settings:
     every: int | None = _field(None, "Steps between records. 10 by default, with --epochs an epoch.")
     seeds: int = _field(1, "Runs, with the seeds 0, 1, …")
     group: int | None = _field(
-        None, "How many workers are computed at once. By default 1 for convolutions on a CPU, otherwise all."
+        None,
+        "How many workers are computed at once. By default 1 (CPUs) or 64 (GPUs) for convolutions, or all.",
     )
     drop: float = _field(0.0, "The probability that a message is lost.")
     burst: float = _field(0.0, "Lose messages in bursts of this mean length on each link; 0: each by itself.")

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from relaysim.columns import compiling_for
 from relaysim.models import CNN, MLP
 from relaysim.tasks import classification, datasets, partition
-from relaysim.tasks.grouped import apply, convolve_patches, default_group, stacked
+from relaysim.tasks.grouped import apply, convolve_patches, default_group, has_images, stacked
 
 KEY = jax.random.key(0)
 MODEL = CNN(num_classes=3, channels=(2, 3), kernel_size=3)
@@ -121,9 +122,21 @@ def test_gradients_are_those_of_each_model_alone(workers, group, patches, x64):
 
 def test_the_default_group():
     images, vectors = jnp.ones((3, 3, 1, 2)), jnp.ones((3, 2, 2))
-    assert default_group({"a": images, "b": vectors}, 5, patches=True) == 1
-    assert default_group({"a": images, "b": vectors}, 5, patches=False) == 5
-    assert default_group([vectors], 5, patches=True) == 5
+    assert has_images({"a": images, "b": vectors}) and not has_images([vectors])
+    assert default_group(True, 5, patches=True) == 1
+    assert default_group(True, 5, patches=False) == 5
+    assert default_group(False, 5, patches=True) == 5
+
+
+def test_the_default_is_that_of_the_platform_that_is_compiled_for():
+    model, shares = CNN(10, channels=(2,), kernel_size=3), partition.iid(KEY, 60, 3)
+    task = classification(model, DIGITS, shares, batch_size=4)
+    found = {}
+    for name in ("cpu", "gpu", "tpu"):
+        with compiling_for(name):
+            text = str(jax.make_jaxpr(task.grad)(KEY, 0, jax.eval_shape(task.init, KEY)))
+            found[name] = task.group, task.patches, "conv_general_dilated" in text
+    assert found == {"cpu": (1, True, False), "gpu": (3, True, False), "tpu": (3, False, True)}
 
 
 @pytest.mark.slow

@@ -180,6 +180,7 @@ def test_what_a_compiled_text_says():
     assert set(parts) == {"fused_slice", "body", "condition", "ENTRY"}
     assert list(hlo.loops(TEXT)) == [("body", 5)]
     assert list(hlo.launched("body", parts)) == [("fusion", 16 + 16), ("copy", 128 + 128)]
+    assert hlo.moved(TEXT) == 5 * (32 + 256)
 
 
 def test_what_is_counted_has_no_noise():

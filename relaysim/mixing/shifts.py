@@ -6,6 +6,7 @@ workers, moved on by so many rows. TPUs move whole arrays quickly, and gather ro
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.layout import Layout, with_layout_constraint
@@ -14,6 +15,7 @@ from relaysim.mixing.gathers import Weights, numbered, slotted
 from relaysim.types import Array, rows
 
 MOST = 64  # distances
+AT_ONCE = 6  # of them, each of which XLA may lay out as an array of its own before it adds them
 LONG = 32  # numbers in a row, from which on a sorted scatter costs less than a gather for each neighbour
 
 
@@ -54,7 +56,12 @@ def shifted_sum(
         return moved if there.all() else jnp.where(rows(there, x), moved, 0)
 
     def sums(weights: Weights, x: Array) -> Array:
-        return sum((along(k, weights, x) for k in range(len(distances))), jnp.zeros_like(x))
+        total = jnp.zeros_like(x)
+        for k in range(len(distances)):
+            if k and k % AT_ONCE == 0:
+                total, x = jax.lax.optimization_barrier((total, x))
+            total += along(k, weights, x)
+        return total
 
     return sums
 

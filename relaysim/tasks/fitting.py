@@ -15,7 +15,7 @@ from relaysim.tasks.rows import for_model, is_sparse
 from relaysim.types import Array, Key, Stacked
 
 
-def as_model(model: Any, patches: bool) -> Any:
+def as_model(model: Any, patches: bool | None) -> Any:
     """What has `init`, `apply` and `statistics`.
 
     Raises:

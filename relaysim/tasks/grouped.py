@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from relaysim.columns import platform
 from relaysim.types import Array, Stacked
 
 _KERNEL_AXES = 4
@@ -51,23 +52,29 @@ def apply(model: nn.Module, params: Any, x: Array, *, patches: bool) -> Array:
     return out
 
 
-def default_group(params: Any, num_workers: int, *, patches: bool) -> int:
-    """The fastest as measured: all together, but for patches of images one by one on CPUs, and up to 64 on
-    GPUs, where more would take much memory (16 GB for 64 ResNet-20 on 32 images each).
+def has_images(params: Any) -> bool:
+    """Whether one of the parameters (arrays or their shapes) is the kernel of a convolution over images."""
+    return any(leaf.ndim == _KERNEL_AXES for leaf in jax.tree.leaves(params))
+
+
+def default_group(images: bool, num_workers: int, *, patches: bool) -> int:
+    """The fastest as measured, on the platform that is compiled for: all together, but for patches of images
+    one by one on CPUs, and up to 64 on GPUs, where more would take much memory (16 GB for 64 ResNet-20 on 32
+    images each).
 
     Args:
-      params: one model's parameters, arrays or their shapes.
+      images: whether the models have convolutions over images.
       num_workers: n.
       patches: whether convolutions are computed by `convolve_patches`.
     """
-    images = any(leaf.ndim == _KERNEL_AXES for leaf in jax.tree.leaves(params))
-    most = 1 if jax.default_backend() == "cpu" else 64
+    most = 1 if platform() == "cpu" else 64
     return min(most, num_workers) if images and patches else num_workers
 
 
 def default_patches() -> bool:
-    """Whether convolutions are faster by `convolve_patches`, as measured on CPUs and on a GPU."""
-    return jax.default_backend() != "tpu"
+    """Whether convolutions are faster by `convolve_patches` on the platform that is compiled for, as measured
+    on CPUs and on a GPU."""
+    return platform() != "tpu"
 
 
 def convolve_patches(

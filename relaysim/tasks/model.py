@@ -40,14 +40,19 @@ class Linen:
     """A flax.linen module with parameters alone, its convolutions by patches if so wished."""
 
     module: nn.Module
-    patches: bool
+    patches: bool | None
+    """None for what suits the platform."""
     statistics: tuple[str, ...] = ()
 
     def init(self, key: Key, x: Any) -> Any:
         return self.module.init(key, x)["params"]
 
     def apply(self, params: Any, x: Any) -> Any:
-        return grouped.apply(self.module, params, x, patches=self.patches)
+        return grouped.apply(self.module, params, x, patches=self.by_patches)
+
+    @property
+    def by_patches(self) -> bool:
+        return grouped.default_patches() if self.patches is None else self.patches
 
 
 def from_linen(module: nn.Module, train: str = "train") -> Model:

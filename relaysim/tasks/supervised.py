@@ -17,7 +17,7 @@ from relaysim.metrics import chosen, consensus_distance, mean_model
 from relaysim.tasks.augment import Augment
 from relaysim.tasks.datasets import Dataset
 from relaysim.tasks.fitting import as_model, check_fit, check_part, check_stacked, scale, shape_of, taken_each
-from relaysim.tasks.grouped import default_group, default_patches, stacked
+from relaysim.tasks.grouped import default_group, has_images, stacked
 from relaysim.tasks.losses import Loss
 from relaysim.tasks.model import check_statistics
 from relaysim.tasks.partition import check_shares
@@ -48,7 +48,10 @@ class Supervised:
     """The largest of the workers' batches."""
     full_batch: bool = struct.field(pytree_node=False)
     test_batch: int = struct.field(pytree_node=False)
-    group: int = struct.field(pytree_node=False)
+    at_once: int | None = struct.field(pytree_node=False)
+    """How many workers are computed at once; None for what suits the platform."""
+    images: bool = struct.field(pytree_node=False)
+    """Whether the model has convolutions over images."""
     x: Any
     """leaves (N, ...), training inputs of all workers, as they are stored"""
     y: Any
@@ -81,8 +84,13 @@ class Supervised:
 
     @property
     def patches(self) -> bool:
-        """Whether convolutions are computed as products of matrices."""
-        return getattr(self.model, "patches", False)
+        """Whether convolutions are computed as products of matrices, on the platform that is compiled for."""
+        return getattr(self.model, "by_patches", False)
+
+    @property
+    def group(self) -> int:
+        """How many workers are computed at once, on the platform that is compiled for."""
+        return self.at_once or default_group(self.images, self.num_workers, patches=self.patches)
 
     @property
     def takes_key(self) -> bool:
@@ -381,7 +389,6 @@ def supervised(
     Raises:
       ValueError: for anything that does not fit together.
     """
-    patches = default_patches() if patches is None else patches
     model = as_model(model, patches)
     check_part("train", dataset.train_x, dataset.train_y)
     if (dataset.test_x is None) != (dataset.test_y is None):
@@ -411,7 +418,8 @@ def supervised(
         batch_size=most,
         full_batch=full,
         test_batch=int(test_batch),
-        group=len(shares),
+        at_once=group,
+        images=False,
         x=on_device(dataset.train_x),
         y=_labels(dataset.train_y),
         indices=jnp.asarray(np.concatenate(shares), jnp.int32),
@@ -424,9 +432,7 @@ def supervised(
         owners=owners,
     )
     params = check_fit(task, _rows(task.x, slice(1)), _rows(task.y, slice(1)))
-    if group is None:
-        group = default_group(params, len(shares), patches=patches)
-    return replace(task, group=group)
+    return replace(task, images=has_images(params))
 
 
 @partial(jax.jit, static_argnums=0)  # for all tasks on such samples at once
