@@ -142,7 +142,7 @@ def test_an_animation_is_a_file(tmp_path):
         plot.save(moving, tmp_path / "moving.mp4")
     with pytest.raises(ValueError, match=r"values\['a'\] is .*\(3, 4\), expected .*\(3, 5\)"):
         plot.animation({"a": rs.topology.ring(5)}, {"a": values["a"]})
-    with pytest.raises(ValueError, match="values is .*expected some of each"):
+    with pytest.raises(ValueError, match=r"values is .*expected some of each"):
         plot.animation({"a": ring}, values)
 
 
