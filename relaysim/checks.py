@@ -119,12 +119,12 @@ def check_draw(draw: Any, default: Callable) -> Callable:
 
 def check_gaps(num_steps: Any, every: Any) -> np.ndarray:
     """(R,) the steps before each record, where these are taken every so many steps, or at given ones."""
-    num_steps = check_count("num_steps", num_steps)
+    num_steps = check_count("num_steps", num_steps, most=2**31 - 1)  # which the counter of steps can hold
     if np.ndim(every) == 0:
         every = check_count("every", every)
         if num_steps % every:
             raise ValueError(f"num_steps is {num_steps}, expected a multiple of every = {every}")
-        return np.full(num_steps // every, every)
+        return np.broadcast_to(np.int64(every), num_steps // every)  # takes no memory, however many they are
     gaps = np.diff(np.asarray(every), prepend=0)
     if gaps.ndim != 1 or gaps.dtype.kind not in "iu" or not (gaps > 0).all() or gaps.sum() != num_steps:
         raise ValueError(

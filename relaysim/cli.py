@@ -13,7 +13,6 @@ import click
 _PAPER = "relaysim.papers.relaysum"
 _FIGURES = {name: f"{_PAPER}.figure{name}" for name in ("2", "3", "5", "6", "9")}
 _FIGURES |= dict.fromkeys(("7", "8", "10"), f"{_PAPER}.heterogeneity")
-_FIGURES |= {name: f"relaysim.studies.{name}" for name in ("compressed", "scaling")}
 STUDIES = ("adversaries", "btpp", "churn", "compressed", "rates", "scaling", "seconds", "stragglers")
 _TABLES = ("2", "topologies", "4", "5", "scaling")
 
@@ -103,7 +102,7 @@ def find_study(name: str) -> Any:
 )
 @_one_line
 def figure(name: str, out: Path, smoke: bool, seeds: int | None, published: Path | None) -> None:
-    """A figure of the RelaySum paper, how steps grow with n (scaling), or compressed relays (compressed)."""
+    """A figure of the RelaySum paper, as a tidy table and a picture."""
     from relaysim import io, plot
 
     if name != "2" and (seeds or published):

@@ -157,6 +157,33 @@ def repeated(step: Callable[[Any], Any], times: int | Array, carry: Any) -> Any:
     return by_platform(carry, cpu=one_by_one, tpu=one_by_one, default=in_turn)
 
 
+def apart(function: Callable, step: Array, *args: Any) -> Any:
+    """function(*args), where `step` is 1 at least: with the same bits whatever stands around it.
+
+    XLA on CPUs fuses what it can, and compiles small loops as one piece, in which the last bits of sums are
+    others. So this is a loop of its own, which XLA cannot know to be of length 1, nor to do nothing new.
+    """
+    leaves, treedef = jax.tree.flatten(args)
+
+    def of_leaves(leaves: list) -> Any:
+        return function(*jax.tree.unflatten(treedef, leaves))
+
+    closed, shapes = jax.make_jaxpr(of_leaves, return_shape=True)(leaves)
+
+    def plain(step: Array, consts: list, leaves: list) -> list:
+        return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))(*leaves)
+
+    def looped(step: Array, consts: list, leaves: list) -> list:
+        def once(i: Array, out: list) -> list:
+            return plain(step, consts, [_never(i < 0, leaf) for leaf in leaves])
+
+        blank = [jnp.zeros(shape.shape, shape.dtype) for shape in closed.out_avals]
+        return jax.lax.fori_loop(0, jnp.minimum(step, 1), once, blank)
+
+    out = by_platform(step, closed.consts, leaves, cpu=_differentiable(looped, plain), default=plain)
+    return jax.tree.unflatten(jax.tree.structure(shapes), out)
+
+
 def settled(x: Any) -> Any:
     """x, computed here and once.
 
@@ -174,6 +201,11 @@ def settled(x: Any) -> Any:
 @jax.jit
 def _same(x: Any) -> Any:
     return x
+
+
+def _never(no: Array, leaf: Array) -> Array:
+    """The leaf, where `no` is false, as XLA does not know that it is."""
+    return jnp.where(no, 0, leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
 
 def _of_one(leaf: Array, is_batched: bool) -> jax.ShapeDtypeStruct:

@@ -223,7 +223,7 @@ def compare(
       ValueError: where an argument does not fit, or the folder holds a comparison with other settings.
     """
     _check(methods, tasks, metric, mode)
-    _check_options(num_steps, every, until, network, out, about, progress)
+    _check_options(num_steps, every, until, network, out, progress)
     seeds = _seeds(range(check_count("seeds", seeds)) if isinstance(seeds, int) else seeds)
     how, known = _rates(rates, methods, tasks)
     names: dict[str, Any] = {"methods": list(methods), "tasks": list(tasks), "metric": metric, "mode": mode}
@@ -456,11 +456,12 @@ def _grid(name: str, rates: Any) -> tuple[float, ...]:
 
 
 def _seeds(seeds: Any) -> tuple[int, ...]:
-    if isinstance(seeds, str) or not np.iterable(seeds) or not len(chosen := list(seeds)):
+    if isinstance(seeds, str) or not np.iterable(seeds):
         raise ValueError(f"seeds is {shown(seeds)}, expected a number of them, or the seeds")
-    if len(set(chosen)) < len(chosen):
-        raise ValueError(f"seeds is {chosen}, expected different ones")
-    return tuple(check_count("seeds", seed, 0) for seed in chosen)
+    chosen = tuple(check_count("seeds", seed, 0) for seed in seeds)
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(f"seeds is {shown(seeds)}, expected one or more, all different")
+    return chosen
 
 
 def _check(methods: Any, tasks: Any, metric: Any, mode: Any) -> None:
@@ -474,20 +475,17 @@ def _check(methods: Any, tasks: Any, metric: Any, mode: Any) -> None:
     check_choice("mode", mode, ("max", "min"))
 
 
-def _check_options(
-    num_steps: Any, every: Any, until: Any, network: Any, out: Any, about: Any, progress: Any
-) -> None:
-    for name, length in (("num_steps", num_steps), ("every", every)):
-        if not callable(length) and not (name == "every" and length is None):
-            check_count(name, length)
+def _check_options(num_steps: Any, every: Any, until: Any, network: Any, out: Any, progress: Any) -> None:
+    if not callable(num_steps):
+        check_count("num_steps", num_steps)
+    if every is not None and not callable(every):
+        check_count("every", every)
     if until is not None:
         check_function("until", until, "of a record")
     if network is not None and not isinstance(network, Network):
         raise ValueError(f"network is {shown(network)}, expected one such as rs.timing.wan()")
     if out is not None:
         check_path("out", out)
-    if about is not None and not isinstance(about, Mapping):
-        raise ValueError(f"about is {shown(about)}, expected names and numbers by name")
     check_bool("progress", progress)
 
 

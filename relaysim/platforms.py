@@ -9,6 +9,8 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from relaysim.checks import shown
+
 GPUS = {
     "h100": """
 gpu_device_info {
@@ -47,14 +49,14 @@ def described(name: str) -> list[Any]:
       ValueError: where there is no such name.
       NotInstalled: where the compiler for it is not installed; it says how to get it.
     """
-    if name == "cpu":
+    if isinstance(name, str) and name == "cpu":
         return jax.devices("cpu")[:1]
-    if name in GPUS:
+    if isinstance(name, str) and name in GPUS:
         return _gpus(name)
     if isinstance(name, str) and re.fullmatch(r"v\d\w*:\d+(x\d+)+", name):
         return _tpus(name)
     raise ValueError(
-        f"on is {name!r}, expected cpu, {', '.join(GPUS)} or a grid of TPUs such as v5e:2x2 or v5e:16x16"
+        f"on is {shown(name)}, expected cpu, {', '.join(GPUS)} or a grid of TPUs such as v5e:2x2 or v5e:16x16"
     )
 
 

@@ -32,8 +32,13 @@ def schedule(
       epochs: of the whole run.
       warmup: epochs until the rate is γ; the first step has γ / (warmup steps).
       milestones: fractions of the run.
+
+    Raises:
+      ValueError: where `warmup` takes 2³¹ steps or more.
     """
     total, rising = steps_per_epoch * epochs, max(round(steps_per_epoch * warmup), 1)
+    if rising >= 2**31:
+        raise ValueError(f"warmup is {warmup}, expected less than 2³¹ steps, of {steps_per_epoch} an epoch")
     up = optax.linear_schedule(1 / rising, 1.0, max(rising - 1, 1))
     down = optax.piecewise_constant_schedule(1.0, {round(total * part): 0.1 for part in milestones})
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from relaysim import engine
 from relaysim.checks import kinds
-from relaysim.columns import scan
+from relaysim.columns import apart, scan
 from relaysim.engine import RunState, Taken
 from relaysim.programs import program
 from relaysim.progress import Bar
@@ -119,7 +119,8 @@ def _see(
     """The record after so many steps."""
     run, params = engine.look(algorithm, run)
     record = {"loss": taken.loss / jnp.asarray(steps, taken.loss.dtype), **taken.metrics}
-    return run, united(record, measure(params, run.method))
+    measured = apart(lambda *given: united({}, measure(*given)), run.step, params, run.method)
+    return run, united(record, measured)
 
 
 def united(record: Record, measured: Any) -> Record:

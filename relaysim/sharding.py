@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from relaysim.checks import shown
 from relaysim.platforms import described
 from relaysim.topology import depth_first, renumber
 from relaysim.types import Array, Stacked
@@ -28,8 +29,17 @@ def mesh(devices: Any = None, axis: str = "workers") -> Mesh:
     Args:
       devices: a sequence of jax devices; all of them, those of other processes too, if None.
       axis: the name of the mesh's one axis.
+
+    Raises:
+      ValueError: where these are no devices, or `axis` is no name.
     """
-    return Mesh(np.array(jax.devices() if devices is None else devices), (axis,), axis_types=(AxisType.Auto,))
+    found = jax.devices() if devices is None else devices
+    row = isinstance(found, list | tuple | np.ndarray) and len(found)
+    if not row or not all(hasattr(device, "platform") for device in found):
+        raise ValueError(f"devices is {shown(devices)}, expected a sequence of jax devices")
+    if not isinstance(axis, str):
+        raise ValueError(f"axis is {shown(axis)}, expected a name")
+    return Mesh(np.array(found), (axis,), axis_types=(AxisType.Auto,))
 
 
 def place(stacked: Stacked, mesh: Mesh) -> Stacked:
@@ -43,9 +53,12 @@ def place(stacked: Stacked, mesh: Mesh) -> Stacked:
     Raises:
       ValueError: where the devices do not divide n, or the mesh has axes other than `AxisType.Auto`.
     """
+    check_mesh(mesh)
     over = NamedSharding(mesh, P(mesh.axis_names[0]))
 
     def of_leaf(leaf: Any) -> Array:
+        if not np.ndim(leaf):
+            raise ValueError(f"stacked holds {shown(leaf)}, expected arrays (n, ...)")
         check_mesh(mesh, np.shape(leaf)[0])
         if over.is_fully_addressable:
             return jax.device_put(leaf, over)
@@ -93,7 +106,7 @@ def spread(state: Any, over: NamedSharding, num_workers: int) -> Any:
 def check_mesh(mesh: Mesh, num_workers: int = 0) -> None:
     """Raise a ValueError where a mesh cannot be used, or not for so many workers."""
     if not isinstance(mesh, Mesh) or set(mesh.axis_types) != {AxisType.Auto}:
-        raise ValueError(f"mesh is {mesh!r}, expected one of AxisType.Auto such as rs.sharding.mesh()")
+        raise ValueError(f"mesh is {shown(mesh)}, expected one of AxisType.Auto such as rs.sharding.mesh()")
     devices = mesh.devices.shape[0]
     if num_workers % devices:
         raise ValueError(f"mesh has {devices} devices, expected a divisor of the {num_workers} workers")

@@ -18,7 +18,6 @@ from relaysim import checkpoint as checkpoints
 from relaysim import engine
 from relaysim.checkpoint import Checkpoint
 from relaysim.checks import check_function, check_gaps, check_key, kinds, shown
-from relaysim.columns import settled
 from relaysim.engine import RunState
 from relaysim.memory import Memory, check_room, nbytes
 from relaysim.platforms import described
@@ -361,10 +360,7 @@ def _costs(sends: Traffic, steps: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def measured(measure: Measure | None) -> Measure:
-    """`measure` as a function of the models and the method's state.
-
-    It is computed apart from the step before, so that its last bits do not hang on how many steps there are.
-    """
+    """`measure` as a function of the models and the method's state."""
     if measure is None:
         return lambda params, state: {}
     check_function("measure", measure, "such as task.measure")
@@ -372,9 +368,7 @@ def measured(measure: Measure | None) -> Measure:
     takes = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in needed)
     if takes not in (1, 2):
         raise ValueError(f"measure takes {takes} arguments, expected the models, or models and state")
-    if takes == 2:
-        return lambda params, state: measure(*settled((params, state)))
-    return lambda params, state: measure(settled(params))
+    return measure if takes == 2 else lambda params, state: measure(params)
 
 
 def _gaps_of(every: Any, gaps: np.ndarray) -> Array | None:

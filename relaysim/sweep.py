@@ -70,7 +70,7 @@ def sweep(
     check_bool("progress", progress)
     if not axes:
         raise ValueError("axes are missing, expected one or more such as learning_rate=[0.1, 0.2]")
-    values = {name: jax.tree.map(jnp.asarray, _stacked(name, axis)) for name, axis in axes.items()}
+    values = {name: _stacked(name, axis) for name, axis in axes.items()}
     sizes = {name: _size(name, axis) for name, axis in values.items()}
     places = np.array(list(itertools.product(*map(range, sizes.values()))))
 
@@ -166,10 +166,13 @@ def _chosen(name: str, axes: Any, known: list[str]) -> list[str]:
 
 
 def _stacked(name: str, axis: Any) -> Any:
-    axis = np.asarray(axis) if isinstance(axis, list | tuple | range | str) else axis
-    if isinstance(axis, np.ndarray) and axis.dtype.kind not in "biufc":
-        raise ValueError(f"{name} is {shown(axis)}, expected numbers, an array or a stacked pytree")
-    return axis
+    """The axis with arrays of jax for its leaves."""
+    try:
+        axis = np.asarray(axis) if isinstance(axis, list | tuple | range | str) else axis
+        return jax.tree.map(jnp.asarray, axis)
+    except (TypeError, ValueError, OverflowError):
+        expected = "numbers, an array or a stacked pytree"
+        raise ValueError(f"{name} is {shown(axis)}, expected {expected}") from None
 
 
 def _size(name: str, axis: Any) -> int:
@@ -182,7 +185,7 @@ def _size(name: str, axis: Any) -> int:
 
 
 def _names(axis: Any, size: int) -> list:
-    numbers = (
-        isinstance(axis, jax.Array) and axis.ndim == 1 and not jnp.issubdtype(axis.dtype, jax.dtypes.prng_key)
-    )
+    others = jax.dtypes.prng_key, jnp.complexfloating
+    numbers = isinstance(axis, jax.Array) and axis.ndim == 1
+    numbers = numbers and not any(jnp.issubdtype(axis.dtype, kind) for kind in others)
     return [round(v, 7) for v in axis.tolist()] if numbers else list(range(size))

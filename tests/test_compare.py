@@ -240,7 +240,7 @@ def test_more_seeds_are_more_to_do_and_other_settings_are_refused(tmp_path):
         ({"mode": "best"}, "mode is 'best', expected one of 'max', 'min'"),
         ({"seeds": 0}, "seeds is 0"),
         ({"seeds": []}, r"seeds is \[\]"),
-        ({"seeds": [1, 1]}, "expected different ones"),
+        ({"seeds": [1, 1]}, "expected one or more, all different"),
         ({"seeds": "12"}, "seeds is '12'"),
         ({"rates": -1.0}, "rates is -1.0"),
         ({"rates": "fast"}, "rates is 'fast'"),

@@ -122,7 +122,7 @@ def test_the_key_decides(partition):
 @pytest.mark.parametrize(
     "shares, message",
     [
-        ([], "shares is empty"),
+        ([], "shares is \\[\\], expected a share"),
         ([[0], []], r"shares\[1\], of worker 1"),
         ([[0], [1.0]], r"shares\[1\] has dtype float64"),
         ([[0], [1, 5]], r"shares\[1\] spans 1 to 5, expected 0 to 4"),

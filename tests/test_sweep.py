@@ -78,7 +78,7 @@ def test_best_takes_the_mean_of_the_last_records_and_no_divergence():
         ),
         (
             lambda: best(records({(1, 1, 1): 1.0}), "error", over="task"),
-            "over is 'task', expected one of 'rate', 'seed'",
+            "over is 'task', expected one of",
         ),
     ],
 )

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 import relaysim as rs
-from relaysim import faults, timing, topology
+from relaysim import faults, plot, recipe, timing, topology
 
 N = 4
 sgd, key = optax.sgd(0.1), jax.random.key(0)
@@ -43,8 +45,14 @@ NO_NUMBERS = ["1", None, float("nan"), 1j, True, Fraction(1, 2), Decimal("0.5"),
 NO_COUNTS = ["2", None, 2.0, True, np.float32(2), -1, 0, [2]]
 NO_KEYS = [0, None, "0", np.uint32([0, 1]), jax.random.PRNGKey(0), jax.random.split(key, 2)]
 NO_FLAGS = ["no", "False", None, 0, 1, [True]]
+NO_LISTS = ["12", None, 2, [0], [1.5], [True], ["a"], {1: 2}, np.ones(2), [[1]]]
 NO_GRAPHS = ["ring", None, 5, np.eye(N), np.zeros((N, 3)), {0: 1}]
 
+trace = rs.Trace(np.array([1, 2]), {"loss": np.ones((2, N))}, np.ones((N, 3)), None, rs.Divergence(-1, -1), 2)
+runs, swept = (
+    {"a": trace},
+    pd.DataFrame({"rate": [0.1], "step": 1, "metric": "loss", "worker": 0, "value": 1.0}),
+)
 one_way = topology.from_edges(N, [(0, 1), (1, 2), (2, 3), (3, 0)], directed=True)
 tilted = np.eye(N) / 2 + np.roll(np.eye(N), 1, 1) / 2
 
@@ -244,7 +252,7 @@ TABLE = [
         {},
         [None, never, "dpsgd", ring],
     ),
-    ("num_steps", partial(rs.simulate, key, method, np.ones((N, 3))), {}, NO_COUNTS),
+    ("num_steps", partial(rs.simulate, key, method, np.ones((N, 3))), {}, [*NO_COUNTS, 2**31, 10**400]),
     ("every", simulate, {}, ["1", None, True, 0, -1, [2, 1], [0.5, 2], [], "often"]),
     ("measure", simulate, {}, [3, "accuracy", {}]),
     ("until", simulate, {}, [3, "never"]),
@@ -252,7 +260,110 @@ TABLE = [
     ("progress", simulate, {}, [3, None, [True]]),
     ("checkpoint", simulate, {}, ["out", 3, True]),
     ("state", simulate, {}, [3, "last", np.ones((N, 3))]),
-    ("rate", partial(rs.sweep, never), {}, ["fast", ["a", "b"], [], [None], 0.1]),
+    (
+        "rate",
+        partial(rs.sweep, never),
+        {},
+        ["fast", ["a", "b"], [], [None], 0.1, None, {1}, [[1], [1, 2]], Fraction(1, 2), 10**400, object()],
+    ),
+    ("run", partial(rs.sweep, rate=[0.1]), {}, [None, 3, "run", [never]]),
+    ("together", partial(rs.sweep, never, rate=[0.1]), {}, NO_COUNTS),
+    ("progress", partial(rs.sweep, never, rate=[0.1]), {}, NO_FLAGS),
+    ("table", partial(rs.best, metric="loss", over="rate"), {}, [None, 3, "table", [1], {"metric": 1}]),
+    ("metric", partial(rs.best, swept, over="rate"), {}, [None, 3, "accuracy", ["loss"], np.ones(2)]),
+    ("over", partial(rs.best, swept, "loss"), {}, [None, 3, "worker", [], [["rate"]], np.ones(2)]),
+    ("within", partial(rs.best, swept, "loss", over="rate"), {}, [None, 3, "task", [None]]),
+    ("highest", partial(rs.best, swept, "loss", over="rate"), {}, NO_FLAGS),
+    ("table", partial(rs.io.save_table, path="t.csv"), {}, [None, 3, "table", [1]]),
+    ("path", partial(rs.io.save_table, swept), {}, [None, 3, b"t.csv", "t", "t.xls"]),
+    ("trace", rs.io.tidy, {}, [None, 3, "trace", swept]),
+    ("traces", rs.io.unstack, {}, [None, 3, [trace], trace]),
+    ("devices", rs.sharding.mesh, {}, [3, "cpu", [], [None], [[1], [1, 2]], jax.devices()[0]]),
+    ("axis", rs.sharding.mesh, {}, [None, 3, ["workers"]]),
+    ("mesh", partial(rs.sharding.place, np.ones((4, 2))), {}, [None, 4, "workers"]),
+    ("on", lambda on: rs.sharding.described(on), {}, [None, 3, "h1", ["cpu"], {}]),
+    ("stacked", partial(rs.sharding.place, mesh=rs.sharding.mesh()), {}, [3.0, {"w": 1.0}]),
+    ("num_classes", rs.models.CNN, {}, NO_COUNTS),
+    ("channels", partial(rs.models.CNN, 10), {}, NO_LISTS),
+    ("kernel_size", partial(rs.models.CNN, 10), {}, NO_COUNTS),
+    ("hidden", partial(rs.models.MLP, num_classes=10), {}, NO_LISTS),
+    ("num_classes", partial(rs.models.MLP, (8,)), {}, NO_COUNTS),
+    ("num_classes", rs.models.VGG11, {}, NO_COUNTS),
+    ("hidden", partial(rs.models.VGG11, 10), {}, NO_LISTS),
+    ("blocks", partial(rs.models.ResNet, 10, channels=(8,), wide_stem=False), {}, [*NO_LISTS, (), (1, 1)]),
+    ("channels", partial(rs.models.ResNet, 10, (1,), wide_stem=False), {}, [*NO_LISTS, (), (48,)]),
+    ("wide_stem", partial(rs.models.ResNet, 10, (1,), (8,)), {}, NO_FLAGS),
+    ("num_classes", rs.models.resnet20, {}, NO_COUNTS),
+    *(
+        (name, rs.models.CausalTransformer, {"vocabulary": 9, "max_length": 8}, NO_COUNTS)
+        for name in ("vocabulary", "max_length", "width", "heads", "layers")
+    ),
+    ("width", partial(rs.models.Transformer, 2, 9, 8, heads=4), {}, [10]),
+    ("module", rs.tasks.from_linen, {}, [None, 3, "mlp", rs.models.MLP]),
+    (
+        "traces",
+        partial(plot.curves, metric="loss"),
+        {},
+        [None, 3, {}, trace, {"a": None}, {"a": []}, {"a": [3]}],
+    ),
+    ("metric", partial(plot.curves, runs), {}, [None, 3, "accuracy", ["loss"], np.ones(2)]),
+    ("x", partial(plot.curves, runs, "loss"), {}, [None, 3, "seconds", ["step"], np.ones(2)]),
+    ("steps_per_epoch", partial(plot.curves, runs, "loss", x="epoch"), {}, NO_COUNTS),
+    ("band", partial(plot.curves, runs, "loss"), {}, ["some", None, 3, np.array(["range", "none"])]),
+    ("log", partial(plot.curves, runs, "loss"), {}, ["no", 0, [True]]),
+    ("log_x", partial(plot.curves, runs, "loss"), {}, NO_FLAGS),
+    ("ax", partial(plot.curves, runs, "loss"), {}, [3, "ax", [None]]),
+    ("groups", partial(plot.panels, metric="loss"), {}, [None, {}, runs, {"a": {"b": 3}}, 3]),
+    ("columns", partial(plot.panels, {"a": runs}, "loss"), {}, NO_COUNTS),
+    ("curves", partial(plot.comparison, metric="loss"), {}, [None, 3, runs, swept]),
+    (
+        "counts",
+        plot.partition,
+        {},
+        [None, "1", [1, 2], [], [[-1, 1]], [[0, 0]], [[np.nan]], [["a"]], [[1], [1, 2]]],
+    ),
+    ("values", plot.class_accuracy, {}, [None, "1", [1.0], [], [[2.0]], [["a"]], [[1j]]]),
+    ("graph", plot.topology, {}, [*NO_GRAPHS[:3], NO_GRAPHS[-1], [], [ring, topology.ring(5)]]),
+    ("values", partial(plot.topology, ring), {}, [3, "1", [1, 2], ["a"] * N, [1j] * N]),
+    ("norm", partial(plot.topology, ring, np.ones(N)), {}, [3, "log"]),
+    ("graphs", partial(plot.animation, values={"a": np.ones((2, N))}), {}, [None, {}, ring, {"a": "ring"}]),
+    (
+        "values",
+        partial(plot.animation, {"a": ring}),
+        {},
+        [None, {}, {"b": np.ones((2, N))}, {"a": np.ones(N)}],
+    ),
+    ("steps", partial(plot.animation, {"a": ring}, {"a": np.ones((2, N))}), {}, [3, "1", [1], ["a", "b"]]),
+    ("figure", partial(plot.save, path="f.png"), {}, [None, 3, "figure", swept]),
+    ("path", partial(plot.save, Figure()), {}, [None, 3, b"f.png", "f", "f.docx"]),
+    ("key", partial(rs.tasks.partition.iid, num_samples=9, num_workers=3), {}, NO_KEYS),
+    (
+        "key",
+        partial(rs.tasks.partition.dirichlet, labels=data.train_y, num_workers=N, alpha=1.0),
+        {},
+        NO_KEYS,
+    ),
+    (
+        "labels",
+        partial(rs.tasks.partition.dirichlet, key, num_workers=2, alpha=1.0),
+        {},
+        [None, "ab", [], [0.5]],
+    ),
+    (
+        "num_workers",
+        partial(rs.tasks.partition.dirichlet, key, data.train_y, alpha=1.0),
+        {},
+        [*NO_COUNTS, 10**6],
+    ),
+    ("alpha", partial(rs.tasks.partition.dirichlet, key, data.train_y, N), {}, [*NO_NUMBERS, 0, -1, np.inf]),
+    ("equal", partial(rs.tasks.partition.dirichlet, key, data.train_y, N, 1.0), {}, NO_FLAGS),
+    (
+        "shares",
+        partial(rs.tasks.partition.check_shares, num_samples=9),
+        {},
+        [None, 3, "01", [], [[0.5]], {0: [1]}],
+    ),
+    ("warmup", partial(recipe.schedule, 0.1, 10, 10), {}, [1e9]),
     ("target", tuned, {"start": 1.0}, [0.0, -1.0, np.inf, np.nan, [1.0, 2.0]]),
     ("start", tuned, {"target": 1.0}, [0.0, -1.0, np.inf, np.nan, [1.0, 2.0]]),
     ("batch_size", classification, {}, NO_COUNTS),

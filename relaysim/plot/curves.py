@@ -59,7 +59,7 @@ def curves(
     """
     runs = _runs(traces)
     check_choice("band", band, get_args(Band))
-    if (x == "epoch") != (steps_per_epoch is not None):
+    if (isinstance(x, str) and x == "epoch") != (steps_per_epoch is not None):
         raise ValueError(
             f"steps_per_epoch is {shown(steps_per_epoch)}, expected a number with x = 'epoch' alone"
         )

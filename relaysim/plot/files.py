@@ -21,17 +21,19 @@ def save(figure: Figure | FuncAnimation, path: Path | str) -> Path:
       OSError: where it cannot be written.
     """
     path = check_path("path", path)
-    if not isinstance(figure, Figure | FuncAnimation):
+    if isinstance(figure, FuncAnimation):
+        html = HTMLWriter(fps=5, embed_frames=True, default_mode="loop")
+        writer = {".gif": PillowWriter(fps=5), ".html": html}
+        endings = list(writer)
+    elif isinstance(figure, Figure):
+        endings = [f".{kind}" for kind in figure.canvas.get_supported_filetypes()]
+    else:
         raise ValueError(f"figure is {shown(figure)}, expected a figure of matplotlib, or an animation")
+    if path.suffix not in endings:
+        raise ValueError(f"path is {path}, expected an ending out of {', '.join(endings)}")
     with io.whole(path) as beside:
         if isinstance(figure, FuncAnimation):
-            writers = {
-                ".gif": PillowWriter(fps=5),
-                ".html": HTMLWriter(fps=5, embed_frames=True, default_mode="loop"),
-            }
-            if path.suffix not in writers:
-                raise ValueError(f"path is {path}, expected an ending out of {', '.join(writers)}")
-            figure.save(beside, writer=writers[path.suffix], dpi=80)
+            figure.save(beside, writer=writer[path.suffix], dpi=80)
         else:
             figure.savefig(beside, dpi=150)
     return path

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from relaysim.checks import check_count, check_key, check_number
+from relaysim.checks import check_bool, check_count, check_key, check_number, shown
 from relaysim.types import Key
 
 _DEALS = 1000  # how often `dirichlet` deals a group anew to leave nobody empty-handed
@@ -58,10 +58,10 @@ def dirichlet(
     """
     labels = _check_labels(labels)
     _check_workers(num_workers, len(labels))
-    if not 0 < alpha < np.inf:
-        raise ValueError(f"alpha is {alpha}, expected a finite number > 0")
+    alpha = check_number("alpha", alpha, 0, np.inf, "()")
     check_count("group", group)
-    rng = _rng(key)
+    check_bool("equal", equal)
+    rng = rng_of(key)
     first = np.append(np.arange(0, num_workers, group), num_workers)  # worker of each group, and the end
     cuts = first[1:-1] * len(labels) // num_workers
     shares: list[np.ndarray] = []
@@ -97,7 +97,7 @@ def iid(key: Key, num_samples: int, num_workers: int) -> list[np.ndarray]:
       n int arrays of indices below N.
     """
     _check_workers(num_workers, num_samples)
-    return np.array_split(_rng(key).permutation(num_samples), num_workers)
+    return np.array_split(rng_of(key).permutation(num_samples), num_workers)
 
 
 def by_label_shards(
@@ -130,7 +130,7 @@ def by_label_shards(
             f"shards_per_worker is {shards_per_worker} for {num_workers} workers and {len(labels)} samples, "
             "expected at least one sample in each shard"
         )
-    rng = _rng(key)
+    rng = rng_of(key)
     order = rng.permutation(len(labels))
     shards = np.array_split(order[np.argsort(labels[order], kind="stable")], num_shards)
     hands = rng.permutation(num_shards).reshape(num_workers, shards_per_worker)
@@ -171,7 +171,7 @@ def by_classes(
             f"classes_per_worker is {classes_per_worker}, expected enough for {num_workers} workers to hold "
             f"all of {len(kinds)} classes"
         )
-    rng = _rng(key)
+    rng = rng_of(key)
     slots = np.resize(rng.permutation(len(kinds)), num_workers * classes_per_worker)
     holders = rng.permutation(num_workers).repeat(classes_per_worker)
     parts: list[list[np.ndarray]] = [[] for _ in range(num_workers)]
@@ -241,7 +241,7 @@ def power_law(key: Key, num_samples: int, num_workers: int, exponent: float = 1.
     weights = ranks ** -check_number("exponent", exponent, 0)
     ends = np.cumsum(weights) / weights.sum() * (num_samples - num_workers)
     cuts = np.round(ends).astype(int) + np.arange(1, num_workers + 1)
-    return np.split(_rng(key).permutation(num_samples), cuts[:-1])
+    return np.split(rng_of(key).permutation(num_samples), cuts[:-1])
 
 
 def like(
@@ -262,7 +262,7 @@ def like(
       n int arrays of indices into `other_labels`, which may be empty: `supervised(test_shares=)`.
     """
     counts, other = label_counts(shares, labels), _check_labels(other_labels)
-    rng, parts = _rng(key), [[np.zeros(0, int)] for _ in shares]
+    rng, parts = rng_of(key), [[np.zeros(0, int)] for _ in shares]
     for label, held in enumerate(counts.T):
         samples = rng.permutation(np.flatnonzero(other == label))
         if held.sum():
@@ -285,8 +285,8 @@ def check_shares(shares: Sequence[np.ndarray], num_samples: int) -> None:
       ValueError: if there is no share, or one is empty, not a vector of integers, or out of range, or if a
         sample is dealt twice.
     """
-    if not len(shares):
-        raise ValueError("shares is empty, expected a share for each worker")
+    if not isinstance(shares, Sequence | np.ndarray) or isinstance(shares, str) or not len(shares):
+        raise ValueError(f"shares is {shown(shares)}, expected a share for each worker")
     owner = np.full(num_samples, -1)
     for worker, share in enumerate(map(np.asarray, shares)):
         if share.ndim != 1 or not len(share):
@@ -347,7 +347,8 @@ def _deal(
     return [np.concatenate(part) for part in parts]
 
 
-def _rng(key: Key) -> np.random.Generator:
+def rng_of(key: Key) -> np.random.Generator:
+    """NumPy's random numbers under a key of jax."""
     return np.random.default_rng(np.asarray(jax.random.key_data(check_key("key", key))))
 
 

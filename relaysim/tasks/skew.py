@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-import jax
 import numpy as np
 
-from relaysim.checks import check_key, check_number
+from relaysim.checks import check_number
 from relaysim.tasks.datasets import Dataset
-from relaysim.tasks.partition import check_shares
+from relaysim.tasks.partition import check_shares, rng_of
 from relaysim.types import Key
 
 
@@ -35,7 +34,7 @@ def noise(
       test_shares: n int arrays of indices into the test part, to be changed as well; the rest of it stays.
     """
     check_number("variance", variance, 0)
-    rng, n = np.random.default_rng(np.asarray(jax.random.key_data(check_key("key", key)))), len(shares)
+    rng, n = rng_of(key), len(shares)
 
     def change(x: np.ndarray, worker: int) -> np.ndarray:
         scale = np.sqrt(variance * (worker + 1) / n) * np.asarray(dataset.std)
