@@ -83,6 +83,7 @@ ROWS = [
             twins.gossip(twins.metropolis(ring(n))), *run, beta=0.8
         ),
         is_sgd=False,
+        often=False,
     ),
     Row(
         "quasi_global_momentum_nesterov",
@@ -132,6 +133,7 @@ ROWS = [
             down=lambda t: [0] * (3 <= t < 6),
         ),
         is_sgd=False,
+        often=False,
     ),
     Row(
         "relaysgd_grad",
@@ -179,6 +181,7 @@ ROWS = [
         "allreduce",
         lambda grad, opt, n: rs.allreduce(grad, rs.all_reduce(n), opt),
         lambda n, x0, *run: twins.allreduce(twins.all_reduce(n), *run),
+        often=False,
     ),
     Row(
         "beer",

@@ -411,6 +411,7 @@ def test_losses_are_means_since_the_last_record():
     assert np.array_equal(trace.metrics["loss"][1], [2.5, 12.5, 22.5, 30.0])
 
 
+@pytest.mark.slow
 def test_many_runs_of_one_order_under_vmap():
     task = problem(8, noise=0.5)
     start = task.init(jax.random.key(0))

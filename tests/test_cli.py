@@ -114,6 +114,7 @@ def test_help(arguments):
     assert "Options:" in invoke(*arguments).output
 
 
+@pytest.mark.slow
 def test_demo_compares_all_methods(monkeypatch):
     monkeypatch.setattr(demo, "ENTRIES", dict(list(demo.ENTRIES.items())[:2]))
     found = demo.run(2, num_steps=4, progress=False)
@@ -192,7 +193,7 @@ def test_train_does_not_overwrite_another_run(tmp_path):
         (["2", "--paper", "--epochs", 2], "--paper fixes the epochs"),
         (["2", "--paper", "--workers", 8], "--paper fixes the workers"),
         (["4", "--paper", "--search"], "--paper is for images"),
-        (["2", "--data", "imagenet"], "dataset is 'imagenet', expected one of digits"),
+        (["2", "--data", "imagenet"], "dataset is 'imagenet', expected one of 'digits'"),
     ],
 )
 def test_table_refuses_what_does_not_go_together(tmp_path, arguments, message):

@@ -62,6 +62,7 @@ def test_compressed():
     plt.close("all")
 
 
+@pytest.mark.slow
 def test_scaling(tmp_path):
     plt.switch_backend("agg")
     table = scaling.run(smoke=True, progress=False)

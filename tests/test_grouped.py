@@ -107,7 +107,7 @@ def workers():
         return (params, x, y), jax.tree.map(lambda *leaves: np.stack(leaves), *results)
 
 
-@pytest.mark.parametrize("group", [1, 2, 3])
+@pytest.mark.parametrize("group", [pytest.param(1, marks=pytest.mark.slow), 2, 3])
 @pytest.mark.parametrize("patches", [False, True])
 def test_gradients_are_those_of_each_model_alone(workers, group, patches, x64):
     def loss(p, x, y):

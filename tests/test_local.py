@@ -98,7 +98,11 @@ def test_an_optimizer_that_wants_the_loss_gets_each_workers_own():
 
 
 @pytest.mark.parametrize(
-    "search", [optax.scale_by_backtracking_linesearch(30), optax.scale_by_zoom_linesearch(30)]
+    "search",
+    [
+        optax.scale_by_backtracking_linesearch(30),
+        pytest.param(optax.scale_by_zoom_linesearch(30), marks=pytest.mark.slow),
+    ],
 )
 def test_a_line_search_is_each_workers_own(search):
     """Against the same search on each worker alone."""

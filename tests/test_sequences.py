@@ -67,7 +67,9 @@ def test_matrices_are_the_published_ones(key):
 
 
 @pytest.mark.parametrize(
-    "row", NUMBERS["equistatic"], ids=lambda r: f"{r['kind']} {r['n']} {r['M']} {r['seed']}"
+    "row",
+    [pytest.param(row, marks=pytest.mark.slow if row["n"] > 100 else ()) for row in NUMBERS["equistatic"]],
+    ids=lambda r: f"{r['kind']} {r['n']} {r['M']} {r['seed']}",
 )
 def test_equistatic_has_the_published_eigenvalues(row):
     w = topology.equistatic(row["n"], row["M"], row["seed"], directed=row["kind"] == "D")

@@ -72,6 +72,7 @@ def test_train_repeats_a_cell(tmp_path):
         assert 100 * found.metrics["accuracy"][-1].min() == pytest.approx(worst, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_an_interrupted_table_goes_on_and_refuses_other_settings(tmp_path):
     one = TABLE._replace(methods=METHODS[:1], alphas=(1.0,))
     whole = tables.run(one, SETTING, seeds=2, rates=RATES, out=tmp_path, progress=False)

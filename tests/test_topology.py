@@ -202,10 +202,8 @@ def test_cuthill_mckee_of_directed_and_of_torn_graphs():
         assert sorted(T.cuthill_mckee(graph).tolist()) == list(range(graph.num_workers))
 
 
-def test_random_graphs_are_numbered_with_neighbours_near():
-    geometric, regular = T.geometric(1000, 0.07, 0), T.random_regular(1000, 3, 0)
-    far = [np.abs(g.senders - g.receivers) for g in (geometric, regular)]
-    assert far[0].max() < 150  # of a random numbering nearly all 1000
+def test_random_regular_graphs_are_numbered_with_neighbours_near():
+    regular = T.random_regular(1000, 3, 0)
     apart = np.abs(np.diff(regular.senders[::3]))  # the nearest neighbours of workers one after the other
     assert np.median(apart) < 20
 

@@ -1,5 +1,7 @@
 """Runs that stop early, go on, tell more than the loss, and are looked at as they come."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,17 +91,24 @@ def test_a_callback_gets_each_record_on_the_host_as_it_comes():
 LOSSY = {"drop": [rs.faults.bursts(0.2, 3.0), rs.faults.Outage([1], 4, 9)]}
 
 
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     "method",
     [
         rs.dpsgd(task.grad, rs.one_peer_exponential(N, rounds=2, **LOSSY), optax.adam(0.1)),
-        rs.relaysgd(
-            task.grad, rs.relay_sum(topology.chain(N), fill="count", **LOSSY), optax.sgd(0.1, momentum=0.9)
+        slow(
+            rs.relaysgd(
+                task.grad, rs.relay_sum(topology.chain(N), fill="count", **LOSSY), optax.sgd(0.1, momentum=0.9)
+            )
         ),
-        rs.d2(
-            task.grad,
-            rs.gossip(topology.ring(N), **LOSSY),
-            optax.chain(optax.add_noise(0.1, 0.5, 0), optax.sgd(0.1)),
+        slow(
+            rs.d2(
+                task.grad,
+                rs.gossip(topology.ring(N), **LOSSY),
+                optax.chain(optax.add_noise(0.1, 0.5, 0), optax.sgd(0.1)),
+            )
         ),
         rs.faults.pause(
             rs.push_sum(task.grad, rs.push(topology.ring(N), **LOSSY), optax.adam(0.1)), LOSSY["drop"][1]

@@ -348,7 +348,11 @@ def _deal(
 
 
 def rng_of(key: Key) -> np.random.Generator:
-    """NumPy's random numbers under a key of jax."""
+    """NumPy's random numbers under a key of jax.
+
+    >>> rng_of(jax.random.key(0)).random() == rng_of(jax.random.key(0)).random()
+    True
+    """
     return np.random.default_rng(np.asarray(jax.random.key_data(check_key("key", key))))
 
 

@@ -22,6 +22,7 @@ def noise(
 
     Li et al. 2022, "Federated learning on non-IID data silos: an experimental study".
 
+    >>> import jax
     >>> data = Dataset(np.zeros((4, 1)), np.zeros(4))
     >>> noise(jax.random.key(0), data, [np.arange(2), np.arange(2, 4)], 1.0).train_x.dtype
     dtype('float32')

@@ -261,8 +261,7 @@ def erdos_renyi(num_workers: int, p: float, seed: int) -> Topology:
 
 
 def geometric(num_workers: int, radius: float, seed: int) -> Topology:
-    """Workers at random in the unit square, neighbours if at most `radius` apart, given that it is connected,
-    and numbered so that neighbours lie near each other, by `cuthill_mckee`.
+    """Workers at random in the unit square, neighbours if at most `radius` apart, given that it is connected.
 
     >>> geometric(9, radius=0.6, seed=0).is_connected
     True
@@ -280,8 +279,7 @@ def geometric(num_workers: int, radius: float, seed: int) -> Topology:
         a, b = places.query_pairs(radius, output_type="ndarray").T
         return both_ways(n, a, b, "geometric")
 
-    drawn = _first_connected(draw, seed, f"radius = {radius}")
-    return renumber(drawn, cuthill_mckee(drawn))
+    return _first_connected(draw, seed, f"radius = {radius}")
 
 
 def small_world(num_workers: int, degree: int, rewire: float, seed: int) -> Topology:
