@@ -38,7 +38,12 @@ def chosen(params: Stacked, workers: Any = None) -> Stacked:
     >>> chosen(jnp.array([[1.0], [3.0], [5.0]]), jnp.array([0, 2])).tolist()
     [[1.0], [5.0]]
     """
-    return params if workers is None else jax.tree.map(lambda x: x[workers], params)
+    if workers is None:
+        return params
+    which = workers if isinstance(workers, jax.Array) else np.asarray(workers)
+    if which.ndim != 1 or not jnp.issubdtype(which.dtype, jnp.integer):
+        raise ValueError(f"workers is {workers!r}, expected (k,) integers, such as [0, 2]")
+    return jax.tree.map(lambda x: x[which], params)
 
 
 def of_workers(measure: Callable[..., dict[str, Array]], mask: Any) -> Callable[[Stacked], dict[str, Array]]:

@@ -100,7 +100,11 @@ slow = functools.partial(pytest.param, marks=pytest.mark.slow)
         rs.dpsgd(task.grad, rs.one_peer_exponential(N, rounds=2, **LOSSY), optax.adam(0.1)),
         slow(
             rs.relaysgd(
-                task.grad, rs.relay_sum(topology.chain(N), fill="count", **LOSSY), optax.sgd(0.1, momentum=0.9)
+                task.grad,
+                rs.relay_sum(topology.chain(N), fill="count", **LOSSY),
+                optax.sgd(0.1, momentum=0.9),
+                rs.relay_sum(topology.chain(N), fill="count", **LOSSY),
+                optax.sgd(0.1, momentum=0.9),
             )
         ),
         slow(

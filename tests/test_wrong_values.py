@@ -39,6 +39,7 @@ tuned = partial(
     lambda task, rate: rs.dpsgd(task.grad, rs.gossip(ring), optax.sgd(rate)),
     rs.tuning.stack([quadratics(key=key)]),
 )
+supervised = partial(rs.tasks.supervised, dataset=data, shares=shares, loss=rs.tasks.losses.cross_entropy)
 classification = partial(rs.tasks.classification, rs.models.MLP((), 10), data, shares)
 
 NO_NUMBERS = ["1", None, float("nan"), 1j, True, Fraction(1, 2), Decimal("0.5"), np.ones(2), [1]]
@@ -407,6 +408,18 @@ TABLE = [
     ),
     ("key", partial(rs.tasks.skew.noise, dataset=data, shares=shares, variance=1.0), {}, NO_KEYS),
     ("key", classification().init, {}, NO_KEYS),
+    (
+        "dataset",
+        partial(rs.tasks.classification, rs.models.MLP((), 10), shares=shares),
+        {},
+        [None, data[:4], 3],
+    ),
+    ("dataset", partial(rs.tasks.logistic_regression, shares=shares), {}, [None, data[:4], data.train_x]),
+    ("dataset", partial(rs.tasks.least_squares, shares=shares), {}, [None, data[:4]]),
+    ("dataset", partial(rs.tasks.skew.noise, key, shares=shares, variance=1.0), {}, [None, data[:4]]),
+    ("shares", partial(rs.tasks.classification, rs.models.MLP((), 10), data), {}, [None, 3, "iid", never]),
+    ("metrics", partial(supervised, rs.models.MLP((), 10)), {}, [[never], never, "accuracy"]),
+    ("workers", partial(quadratics(key=key).measure, np.ones((N, 3))), {}, [[[0]], 0, ["a"], [0.5], [True]]),
     ("optimizer", partial(rs.per_worker, learning_rate=[0.1] * N), {}, [sgd, rs.per_worker(sgd), None, 0.1]),
     ("num_workers", partial(rs.tasks.partition.by_owner, data.train_y), {}, [c for c in NO_COUNTS if c]),
     ("exponent", partial(rs.tasks.partition.power_law, key, 9, 3), {}, [*NO_NUMBERS, -1]),

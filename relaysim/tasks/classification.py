@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from relaysim.tasks.augment import Augment
-from relaysim.tasks.datasets import Dataset
+from relaysim.tasks.datasets import Dataset, check_dataset
 from relaysim.tasks.losses import accuracy, cross_entropy
 from relaysim.tasks.supervised import Supervised, supervised
 
@@ -35,7 +35,7 @@ def classification(
     Args:
       model: a flax module from inputs (B, ...) to logits (B, dataset.num_classes), with parameters alone, or
         any other model that `supervised` takes.
-      dataset: the training part is the workers', the test part is for `measure`.
+      dataset: the training part is the workers', the test part, which may be None, is for `measure`.
       shares: n int arrays, each worker's indices into the training part (see `partition`).
       batch_size: B, of each worker. Drawn without replacement, epoch by epoch (see `sampling`).
       augment: changes the training images of every batch at random, as they are stored, before they are
@@ -50,8 +50,9 @@ def classification(
     Raises:
       ValueError: for anything that does not fit together.
     """
-    for part, y in (("train", dataset.train_y), ("test", dataset.test_y)):
-        _check_labels(part, y, dataset.num_classes)
+    for part, y in (("train", check_dataset(dataset).train_y), ("test", dataset.test_y)):
+        if part == "train" or y is not None:
+            _check_labels(part, y, dataset.num_classes)
     task = supervised(
         model,
         dataset,

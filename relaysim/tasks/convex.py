@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from relaysim.tasks.datasets import Dataset
+from relaysim.tasks.datasets import Dataset, check_dataset
 from relaysim.tasks.losses import l2, logistic, sign_accuracy, squared_error
 from relaysim.tasks.model import Model
 from relaysim.tasks.supervised import Supervised, supervised
@@ -61,7 +61,7 @@ def logistic_regression(
     Raises:
       ValueError: for anything that does not fit together, or where no optimum is found.
     """
-    kinds = np.unique(np.asarray(dataset.train_y))
+    kinds = np.unique(np.asarray(check_dataset(dataset).train_y))
     if len(kinds) != 2:
         raise ValueError(f"train_y holds labels of {len(kinds)} kinds, expected two")
     signs = dataset._replace(train_y=_signs(dataset.train_y, kinds), test_y=_signs(dataset.test_y, kinds))
@@ -164,7 +164,7 @@ def with_optimum(task: Supervised, *, max_steps: int = 1000) -> Supervised:
 
 def _in_default_type(dataset: Dataset) -> Dataset:
     """With inputs in jax's floating-point type of the moment."""
-    inputs = {name: getattr(dataset, name) for name in ("train_x", "test_x")}
+    inputs = {name: getattr(check_dataset(dataset), name) for name in ("train_x", "test_x")}
     return dataset._replace(
         **{name: x.astype(jnp.result_type(float)) for name, x in inputs.items() if x is not None}
     )

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from relaysim.checks import check_count
+from relaysim.checks import check_count, shown
 from relaysim.tasks import readers
 
 _SYSTEM = Path("/usr/share/datasets")
@@ -49,6 +49,19 @@ class Dataset(NamedTuple):
         told = f"{size(self.train_y)} to train on and {size(self.test_y)} to test"
         shape = f", of shape {self.train_x.shape[1:]}" if hasattr(self.train_x, "shape") else ""
         return f"Dataset({self.name!r}: {told}{shape}, {self.num_classes} classes)"
+
+
+def check_dataset(dataset: Any) -> Dataset:
+    """The data set.
+
+    >>> check_dataset([[0.0, 1.0]])
+    Traceback (most recent call last):
+    ValueError: dataset is [[0.0, 1.0]], expected rs.tasks.Dataset(train_x, train_y, test_x, test_y)
+    """
+    if not isinstance(dataset, Dataset):
+        what = f"dataset is {shown(dataset).splitlines()[0][:80]}"
+        raise ValueError(f"{what}, expected rs.tasks.Dataset(train_x, train_y, test_x, test_y)")
+    return dataset
 
 
 def digits(test_fraction: float = 0.2) -> Dataset:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from relaysim.checks import check_number
-from relaysim.tasks.datasets import Dataset
+from relaysim.tasks.datasets import Dataset, check_dataset
 from relaysim.tasks.partition import check_shares, rng_of
 from relaysim.types import Key
 
@@ -34,6 +34,7 @@ def noise(
       variance: σ ≥ 0, in units of the data set's `std`, squared.
       test_shares: n int arrays of indices into the test part, to be changed as well; the rest of it stays.
     """
+    check_dataset(dataset)
     check_number("variance", variance, 0)
     rng, n = rng_of(key), len(shares)
 
@@ -70,7 +71,7 @@ def rotation(
     from scipy.ndimage import rotate  # slow to import
 
     check_number("degrees", degrees)
-    if np.ndim(dataset.train_x) != 4:
+    if np.ndim(check_dataset(dataset).train_x) != 4:
         raise ValueError(f"dataset has inputs of shape {np.shape(dataset.train_x)}, expected (N, H, W, C)")
 
     def change(x: np.ndarray, worker: int) -> np.ndarray:

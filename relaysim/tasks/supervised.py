@@ -12,10 +12,10 @@ import numpy as np
 import optax
 from flax import struct
 
-from relaysim.checks import check_count, check_key
+from relaysim.checks import check_count, check_key, shown
 from relaysim.metrics import chosen, consensus_distance, mean_model
 from relaysim.tasks.augment import Augment
-from relaysim.tasks.datasets import Dataset
+from relaysim.tasks.datasets import Dataset, check_dataset
 from relaysim.tasks.fitting import as_model, check_fit, check_part, check_stacked, scale, shape_of, taken_each
 from relaysim.tasks.grouped import default_group, has_images, stacked
 from relaysim.tasks.losses import Loss
@@ -390,21 +390,25 @@ def supervised(
       ValueError: for anything that does not fit together.
     """
     model = as_model(model, patches)
-    check_part("train", dataset.train_x, dataset.train_y)
+    check_part("train", check_dataset(dataset).train_x, dataset.train_y)
     if (dataset.test_x is None) != (dataset.test_y is None):
         raise ValueError("test_x or test_y is None, expected both or none")
     if dataset.test_y is not None:
         check_part("test", dataset.test_x, dataset.test_y)
         if (test := shape_of(dataset.test_x)) != (train := shape_of(dataset.train_x)):
             raise ValueError(f"test_x has samples of shape {test}, expected {train} as in train_x")
-    num_samples, sizes = _length(dataset.train_y), np.array([len(share) for share in shares])
-    check_shares(shares, num_samples)
+    check_shares(shares, _length(dataset.train_y))
+    sizes = np.array([len(share) for share in shares])
     full = isinstance(batch_size, str) and batch_size == "full"
     most, taken = (int(sizes.max()), None) if full else taken_each(batch_size, len(shares))
     check_sizes(sizes, 1 if full else most)
     check_count("test_batch", test_batch)
     if group is not None:
         check_count("group", group)
+    if not isinstance(metrics, Mapping | None):
+        raise ValueError(
+            f"metrics is {shown(metrics)}, expected a dict of functions (outputs, y) -> (B,) by name"
+        )
     owners = None
     if test_shares is not None:
         owners = _owners(test_shares, len(shares), 0 if dataset.test_y is None else _length(dataset.test_y))
