@@ -3,8 +3,6 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # which can be several devices, and adds up in float32
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 
-import gc
-
 import jax
 import pytest
 
@@ -22,4 +20,3 @@ def forget():
     """What a file of tests has compiled, which the next one has no use for."""
     yield
     jax.clear_caches()
-    gc.collect()

@@ -460,7 +460,7 @@ def test_divergence_names_the_event_and_the_worker():
 
 
 @pytest.mark.parametrize(
-    "name", ["relaysgd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ad_psgd", "push_sum"))]
+    "name", [pytest.param(name, marks=pytest.mark.slow) for name in ("relaysgd", "ad_psgd", "push_sum")]
 )
 def test_digits(name):
     data = rs.tasks.datasets.digits()

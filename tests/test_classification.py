@@ -172,6 +172,7 @@ def test_one_scale_for_all_channels():
     np.testing.assert_allclose(batches[0], (IMAGES.train_x[:9] - 100.0) / 50, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_batches_alone_are_augmented():
     augment = crop_and_flip(padding=2)
     task = classification(MODEL, IMAGES, SHARES, batch_size=8, augment=augment)

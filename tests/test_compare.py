@@ -206,6 +206,7 @@ def test_killed_and_started_again_it_gives_the_same_table(tmp_path):
     assert (tmp_path / "killed" / "table.csv").read_bytes() == (tmp_path / "whole" / "table.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_more_seeds_are_more_to_do_and_other_settings_are_refused(tmp_path):
     compare(out=tmp_path)
     before = (tmp_path / "runs.jsonl").read_text().splitlines()

@@ -26,6 +26,7 @@ def test_all_are_short():
     assert len(lengths) >= 4 and max(lengths.values()) <= 25
 
 
+@pytest.mark.slow
 def test_logistic_regression(tmp_path, monkeypatch):
     left = run("logistic_regression", tmp_path, monkeypatch)
     means = left["found"].summary.set_index("method")["mean"]

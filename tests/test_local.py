@@ -151,6 +151,7 @@ def test_local_steps_are_plain_steps_between_messages(x64):
     assert sorted(set(asked)) == list(range(4 * K))
 
 
+@pytest.mark.slow
 def test_local_steps_of_one_step_change_nothing(x64):
     task = rs.tasks.random_quadratics(jax.random.key(0), 4, 3, zeta2=1.0, noise=0.1)
     for build in (rs.dpsgd, rs.d2, rs.gradient_tracking, rs.allreduce):

@@ -142,6 +142,7 @@ def test_an_estimate_for_a_described_cpu_is_that_for_this_one():
     assert rs.estimate_memory(method, models, on="cpu").parts == rs.estimate_memory(method, models).parts
 
 
+@pytest.mark.slow
 def test_the_command_line_estimates_without_files():
     found = CliRunner().invoke(cli.app, ["memory", "--workers", "4", "--batch-size", "4", "--on", "cpu"])
     assert found.exit_code == 0, found.output

@@ -249,6 +249,7 @@ def test_a_run_on_a_network_is_the_run_with_dates():
     assert set(rs.io.tidy(trace).metric) >= {"seconds", "waited"}
 
 
+@pytest.mark.slow
 def test_many_runs_and_many_networks_at_once():
     (task, make), network = tiny(), rs.timing.lan(rs.timing.lognormal(0.1, 0.5))
     method, params, keys = make(), task.init(KEY), jax.random.split(KEY, 3)

@@ -91,6 +91,7 @@ def test_recipe_against_a_plain_descent(folder):
         np.testing.assert_array_equal(found[name][0], found[name][1])
 
 
+@pytest.mark.slow
 def test_correction_multiplies_the_learning_rate(folder):
     common = dict(dataset="mnist", folder=str(folder), workers=3, batch_size=4, model="logistic", steps=10)
     (corrected,) = train(Settings(**common, topology="chain", corrected=True))

@@ -103,8 +103,6 @@ slow = functools.partial(pytest.param, marks=pytest.mark.slow)
                 task.grad,
                 rs.relay_sum(topology.chain(N), fill="count", **LOSSY),
                 optax.sgd(0.1, momentum=0.9),
-                rs.relay_sum(topology.chain(N), fill="count", **LOSSY),
-                optax.sgd(0.1, momentum=0.9),
             )
         ),
         slow(
