@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import networkx as nx
 import numpy as np
 import scipy.sparse
 from jax.sharding import Mesh
@@ -14,6 +13,7 @@ from relaysim.checks import check_bool, shown
 from relaysim.faults import Drop
 from relaysim.mixing.gossip import even_shares, linear
 from relaysim.topology import Topology
+from relaysim.topology.graphs import is_networkx
 from relaysim.types import Array, Key, Mixer, Stacked
 
 
@@ -79,7 +79,7 @@ def _checked(matrices: Any, push: bool) -> list[scipy.sparse.csr_array]:
         )
     weights: list[scipy.sparse.csr_array] = []
     for t, phase in enumerate(matrices):
-        if isinstance(phase, Topology | nx.Graph):
+        if isinstance(phase, Topology) or is_networkx(phase):
             graph = topologies.as_topology("matrices", phase)
             phase = even_shares(graph) if push else topologies.metropolis_weights(graph)
         n = weights[0].shape[0] if weights else None

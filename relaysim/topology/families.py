@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import networkx as nx
 import numpy as np
 
 from relaysim.checks import check_count, check_number
@@ -298,6 +297,8 @@ def small_world(num_workers: int, degree: int, rewire: float, seed: int) -> Topo
         raise ValueError(f"degree is {degree}, expected an even number in a small world")
     check_room(n, n * degree)
 
+    import networkx as nx  # slow to import
+
     def draw(rng: np.random.Generator) -> Topology:
         graph = nx.watts_strogatz_graph(n, degree, rewire, seed=rng)
         return from_edges(n, list(graph.edges()), name="small_world")
@@ -311,6 +312,8 @@ def social_network() -> Topology:
     >>> social_network()
     Topology('social_network', 32 workers, 89 edges)
     """
+    import networkx as nx  # slow to import
+
     graph = nx.convert_node_labels_to_integers(nx.davis_southern_women_graph())
     return from_edges(32, list(graph.edges()), name="social_network")
 

@@ -1,11 +1,11 @@
 """A graph as arrays of edges, and what it is made from."""
 
 import reprlib
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import networkx as nx
 import numpy as np
 from scipy.sparse import coo_array, csr_array, issparse
 
@@ -141,15 +141,26 @@ def from_edges(num_workers: int, edges: Any, directed: bool = False, name: str =
     return (one_way if directed else both_ways)(num_workers, senders, receivers, name)
 
 
+def is_networkx(value: Any) -> bool:
+    """Whether this is a graph of networkx, which who has one has imported.
+
+    >>> import networkx as nx
+    >>> is_networkx(nx.path_graph(3)), is_networkx(3)
+    (True, False)
+    """
+    return "networkx" in sys.modules and isinstance(value, sys.modules["networkx"].Graph)
+
+
 def from_networkx(graph: Any) -> Topology:
     """A networkx graph (a DiGraph becomes directed), its weights and parallel edges dropped.
 
     Nodes that are the integers 0..n-1 keep their numbers; others are numbered in the graph's order.
 
+    >>> import networkx as nx
     >>> from_networkx(nx.path_graph(3)).edges.tolist()
     [[0, 1], [1, 2]]
     """
-    if not isinstance(graph, nx.Graph):
+    if not is_networkx(graph):
         raise ValueError(f"graph is {shown(graph)}, expected a networkx graph")
     number = {v: i for i, v in enumerate(graph)}
     if number.keys() == set(range(len(graph))):
@@ -164,6 +175,8 @@ def to_networkx(topology: Topology) -> Any:
     >>> to_networkx(from_edges(3, [(0, 1), (1, 2)])).number_of_edges()
     2
     """
+    import networkx as nx  # slow to import
+
     topology = as_topology("topology", topology)
     graph: Any = nx.DiGraph(name=topology.name) if topology.directed else nx.Graph(name=topology.name)
     graph.add_nodes_from(range(topology.num_workers))
@@ -180,7 +193,7 @@ def as_topology(name: str, value: Any) -> Topology:
     >>> as_topology("topology", np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]]))
     Topology('matrix', 3 workers, 2 edges)
     """
-    if isinstance(value, nx.Graph):
+    if is_networkx(value):
         return from_networkx(value)
     if issparse(value) or (isinstance(value, np.ndarray) and value.ndim == 2):
         return _from_matrix(name, value)
