@@ -62,6 +62,20 @@ def test_sums_are_those_of_a_loop_over_edges(name, dim):
             np.testing.assert_allclose(of_one, slow(senders, receivers, n, w, x), rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("name", ["chain", "ring", "torus", "hypercube", "exponential"])
+def test_the_same_messages_are_lost_everywhere(name):
+    """Weights by shifts, picked by slices, or of single edges; of what arrives and of what stays."""
+    graph, n = GRAPHS[name], GRAPHS[name].num_workers
+    x = jnp.asarray(random.normal(size=(n, 3)), jnp.float32)
+    for mixer in (rs.gossip(graph, drop=0.3), rs.push(graph, drop=0.3), rs.one_peer_exponential(n, drop=0.3)):
+        mixed = {}
+        for platform in ("cpu", "gpu", "tpu"):
+            with compiling_for(platform):
+                mixed[platform] = jax.jit(mixer.mix)(jax.random.key(1), 2, mixer.init(x), x)[1]
+        np.testing.assert_allclose(mixed["gpu"], mixed["cpu"], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(mixed["tpu"], mixed["cpu"], rtol=1e-5, atol=1e-6)
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 6)), min_size=1, max_size=60))
 def test_gathers_add_up_any_edges(pairs):

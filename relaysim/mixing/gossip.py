@@ -15,7 +15,7 @@ from relaysim.columns import on_columns, settled
 from relaysim.faults import Drop, loss_of
 from relaysim.mixing.deal import deal
 from relaysim.mixing.halo import edge_sum_over
-from relaysim.mixing.links import edge_sum, lose
+from relaysim.mixing.links import edge_sum, lose, weight_sum
 from relaysim.topology import Topology, as_topology
 from relaysim.types import Array, Key, Messages, Mixer, Stacked, narrowed, rows, widened
 
@@ -132,16 +132,17 @@ def _along(
     """x_i ← own_i x_i + Σ weight · x_sender over the edges (m,), sorted by receiver."""
     n, loss = len(own), loss_of(drop, len(own))
     heard = edge_sum(senders, receivers, n) if mesh is None else edge_sum_over(mesh, senders, receivers, n)
+    arriving, returning = weight_sum(senders, receivers, n), weight_sum(receivers, senders, n)
 
     def mix(key: Key, step: Array, s: Any, x: Stacked) -> tuple[Any, Stacked]:
         kept, w, x = own, weights, settled(x)
         if loss:
             s, w = lose(key, step, loss, s, senders, receivers, jnp.asarray(weights))
             if renormalise:
-                arrived = own + jax.ops.segment_sum(w, receivers, n, indices_are_sorted=True)
+                arrived = own + arriving(w)
                 scale = 1 / jnp.where(arrived > 0, arrived, 1)
             else:
-                kept = own + jax.ops.segment_sum(weights - w, senders, n)
+                kept = own + returning(weights - w)
 
         def of_leaf(v: Array) -> Array:
             sent, v = v, widened(v)

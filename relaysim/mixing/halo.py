@@ -24,6 +24,7 @@ from relaysim.topology import Topology, rooted
 from relaysim.types import Array
 
 LEVELS = 8  # rounds for an offset, each of which is a collective operation
+AT_ONCE = 6  # moved arrays, all of which there are before they are added
 
 
 def links_over(mesh: Mesh, tree: Topology) -> Links:
@@ -58,7 +59,7 @@ def edge_sum_over(
     size = num_workers // mesh.devices.shape[0]
     if np.minimum(np.minimum(far, num_workers - far), size).sum() > size:  # most rows are asked for
         move = functools.partial(shift_over, mesh, num_workers=num_workers)
-        if moved := shifted_sum(senders, receivers, num_workers, move):
+        if moved := shifted_sum(senders, receivers, num_workers, move, AT_ONCE):
             return moved
     halo = _halo(senders, receivers, num_workers, mesh)
     devices, m, split = mesh.devices.shape[0], len(senders), P(halo.axis)

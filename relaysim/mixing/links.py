@@ -92,6 +92,34 @@ def edge_sum(
     return sums
 
 
+def weight_sum(senders: np.ndarray, receivers: np.ndarray, num_workers: int) -> Callable[[Array], Array]:
+    """A function weights (m,) -> (n,): at i the sum of those of the edges to it, which may have any order."""
+    n = num_workers
+    shifted = functools.cache(lambda: shifted_sum(senders, receivers, n))
+
+    @functools.cache
+    def gathered() -> Callable[[Weights, Array], Array]:
+        order = np.argsort(receivers, kind="stable")
+        return gathered_sum(senders[order], receivers[order], n, order)
+
+    def scattered(weights: Array) -> Array:
+        ascending = bool((np.diff(receivers) >= 0).all())
+        return jax.ops.segment_sum(weights, receivers, n, indices_are_sorted=ascending)
+
+    def of_ones(sums: Callable | None) -> Callable[[Array], Array]:
+        return lambda weights: sums(weights, jnp.ones(n, weights.dtype)) if sums else scattered(weights)
+
+    def sums(weights: Array) -> Array:
+        return by_platform(
+            weights,
+            cpu=scattered,
+            tpu=lambda weights: of_ones(shifted())(weights),
+            default=lambda weights: of_ones(gathered())(weights),
+        )
+
+    return sums
+
+
 def lose(
     key: Key, step: Array, loss: Loss, state: Any, senders: Any, receivers: Any, messages: Stacked
 ) -> tuple[Any, Stacked]:

@@ -1,6 +1,7 @@
 """One peer at a time: graphs that change from round to round."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -51,29 +52,35 @@ def one_peer_exponential(
         of_hop = loss.init(n) if loss else ()
         return jax.tree.map(lambda v: jnp.broadcast_to(v, (period, *v.shape)), of_hop)
 
-    def from_peers(hop: Array, x: Stacked) -> Stacked:
+    def with_peers(hop: Array, both: Callable[[Array, Array], Array], x: Stacked) -> Stacked:
+        """both(x, what comes from the peers); on a TPU in one pass with what moves it."""
+
+        def switched(of_hop: Callable) -> Callable[[Stacked], Stacked]:
+            return lambda x: jax.lax.switch(hop, [partial(of_hop, move) for move in moved], x)
+
+        def of_move(move: Callable[[Array], Array], x: Stacked) -> Stacked:
+            return jax.tree.map(lambda v: both(v, move(v)), x)
+
         def gathered(x: Stacked) -> Stacked:
-            return jax.tree.map(lambda v: v[(worker - 2**hop) % n], x)
+            return of_move(lambda v: v[(worker - 2**hop) % n], x)
 
-        def switched(x: Stacked) -> Stacked:
-            return jax.lax.switch(hop, [partial(jax.tree.map, move) for move in moved], x)
-
-        return by_platform(x, tpu=switched, default=gathered) if mesh is None else switched(x)
+        if mesh is not None:
+            return jax.tree.map(both, x, switched(jax.tree.map)(x))
+        return by_platform(x, tpu=switched(of_move), default=gathered)
 
     def one_round(key: Key, step: Array, hop: Array, losses: Any, x: Stacked) -> tuple[Any, Stacked]:
-        peer = (worker - 2**hop) % n
-        arrived = from_peers(hop, x)
-        if loss:
-            of_hop = jax.tree.map(lambda v: v[hop], losses)
-            of_hop, lost = loss.lost(key, step, of_hop, peer, worker)
-            losses = jax.tree.map(lambda v, new: v.at[hop].set(new), losses, of_hop)
-            returned = lost[(worker + 2**hop) % n]
+        if not loss:
+            return losses, with_peers(hop, lambda v, m: (v + m) / 2, x)
+        of_hop = jax.tree.map(lambda v: v[hop], losses)
+        of_hop, lost = loss.lost(key, step, of_hop, (worker - 2**hop) % n, worker)
+        losses = jax.tree.map(lambda v, new: v.at[hop].set(new), losses, of_hop)
+        returned = lost[(worker + 2**hop) % n]
 
-            def of_leaf(v: Array, m: Array) -> Array:
-                return jnp.where(rows(lost, v), 0, m) + jnp.where(rows(returned, v), v, 0)
+        def average(v: Array, m: Array) -> Array:
+            arrived = jnp.where(rows(lost, v), 0, m) + jnp.where(rows(returned, v), v, 0)
+            return (v + arrived) / 2
 
-            arrived = jax.tree.map(of_leaf, x, arrived)
-        return losses, jax.tree.map(lambda v, m: (v + m) / 2, x, arrived)
+        return losses, with_peers(hop, average, x)
 
     def mix(key: Key, step: Array, losses: Any, x: Stacked) -> tuple[Any, Stacked]:
         for r in range(0 if n == 1 else rounds):

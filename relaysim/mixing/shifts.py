@@ -15,13 +15,17 @@ from relaysim.mixing.gathers import Weights, numbered, slotted
 from relaysim.types import Array, rows
 
 MOST = 64  # distances
-AT_ONCE = 6  # of them, each of which XLA may lay out as an array of its own before it adds them
+AT_ONCE = 16  # of them: what XLA cannot add in one pass, it lays out as arrays of their own
+FEW = 8  # slices, of which numbers are picked; XLA takes minutes over many
 LONG = 32  # numbers in a row, from which on a sorted scatter costs less than a gather for each neighbour
 
 
 def rolled(by: int) -> Callable[[Array], Array]:
-    """(n, ...) -> (n, ...): worker i's row to worker i + by modulo n."""
-    return lambda x: jnp.roll(x, by, 0)
+    """(n, ...) -> (n, ...): worker i's row to worker i + by modulo n, 0 < by < n.
+
+    As one slice, which XLA reads where it lies. Two, as `jnp.roll` has it, it would write out first.
+    """
+    return lambda x: jnp.concatenate([x, x])[len(x) - by : 2 * len(x) - by]
 
 
 def shifted_sum(
@@ -29,6 +33,7 @@ def shifted_sum(
     receivers: np.ndarray,
     num_workers: int,
     move: Callable[[int], Callable[[Array], Array]] = rolled,
+    at_once: int = AT_ONCE,
 ) -> Callable[[Weights, Array], Array] | None:
     """`gathered_sum` for edges whose distances, receiver − sender modulo n, are at most MOST; None otherwise.
 
@@ -37,6 +42,7 @@ def shifted_sum(
       receivers: (m,) int.
       num_workers: n.
       move: by how many rows -> what moves an array by so many.
+      at_once: how many moved arrays are added before the next ones are made.
     """
     n, m = num_workers, len(senders)
     distances, which = np.unique((receivers - senders) % n, return_inverse=True)
@@ -52,18 +58,37 @@ def shifted_sum(
         if isinstance(weights, np.ndarray):
             moved = rows(np.append(weights, 0)[edges[k]].astype(x.dtype), x) * moved
         elif weights is not None:
-            moved = rows(weights.at[edges[k]].get(mode="clip"), x).astype(x.dtype) * moved
+            moved = rows(picked(weights, edges[k], there), x).astype(x.dtype) * moved
         return moved if there.all() else jnp.where(rows(there, x), moved, 0)
 
     def sums(weights: Weights, x: Array) -> Array:
         total = jnp.zeros_like(x)
         for k in range(len(distances)):
-            if k and k % AT_ONCE == 0:
+            if k and k % at_once == 0:
                 total, x = jax.lax.optimization_barrier((total, x))
             total += along(k, weights, x)
         return total
 
     return sums
+
+
+def picked(values: Array, index: np.ndarray, there: np.ndarray) -> Array:
+    """values[index] (n,), anything where none is there.
+
+    Where the index goes on by the same stride, but for some jumps, by slices: TPUs gather single numbers as
+    slowly as rows.
+    """
+    n, stride = len(index), -(-len(values) // len(index))
+    offset = index - stride * np.arange(n)
+    starts = np.unique(offset[there])
+    if len(starts) > FEW:
+        return values.at[index].get(mode="clip")
+    before = max(0, -starts[0])
+    values = jnp.pad(values, (before, max(0, starts[-1]) + stride * n - len(values)))
+    out = jnp.zeros(n, values.dtype)
+    for start in starts:
+        out = jnp.where(offset == start, values[before + start :][: stride * n : stride], out)
+    return out
 
 
 def transposed_sum(
