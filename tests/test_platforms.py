@@ -79,9 +79,9 @@ def test_the_same_messages_are_lost_everywhere(name):
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 6)), min_size=1, max_size=60))
 def test_gathers_add_up_any_edges(pairs):
-    """Also where there are several of a pair, in blocks of 4."""
+    """Also where there are several of a pair, in blocks of 5."""
     edges = np.array(sorted(pairs, key=lambda edge: edge[1]))
-    before, gathers.BLOCK = gathers.BLOCK, 4
+    before, gathers.BLOCK = gathers.BLOCK, 5
     try:
         x = random.normal(size=(6, 2))
         found = gathered_sum(edges[:, 0], edges[:, 1], 7)(None, jnp.asarray(x))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -10,6 +11,7 @@ from relaysim.types import Array
 
 Weights = Array | np.ndarray | None
 BLOCK = 256  # a long serial sum loses digits, so that of a worker with more edges is made of such blocks
+SMALL = 4  # edges, in blocks of what is left for workers with more of them than most
 MOST = 32  # gathers in one pass
 OFTEN = 0.1  # of the workers have an edge that is worth a gather for all
 
@@ -45,14 +47,18 @@ def slotted(edges: Numbered, receivers: np.ndarray, often: float) -> np.ndarray:
     return slots
 
 
-def blocked(edges: Numbered, receivers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(B, BLOCK) the edges to crowded workers, m for none, and (B,) the worker of each block."""
-    of_worker = np.where(edges.crowded, -(-edges.counts // BLOCK), 0)
-    blocks = np.full((of_worker.sum(), BLOCK), len(receivers))
-    many = np.flatnonzero(edges.crowded[receivers])
-    first = (np.cumsum(of_worker) - of_worker)[receivers[many]]
-    blocks[first + edges.rank[many] // BLOCK, edges.rank[many] % BLOCK] = many
-    return blocks, np.repeat(np.arange(len(edges.counts)), of_worker)
+def blocked(receivers: np.ndarray, chosen: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(B, ≤ size) the chosen (m,) of the edges to ascending receivers (m,), m for none, and (B,) the worker
+    of each block."""
+    many = np.flatnonzero(chosen)
+    workers, first, counts = np.unique(receivers[many], return_index=True, return_counts=True)
+    size = min(size, counts.max(initial=1))
+    of_worker = -(-counts // size)
+    blocks = np.full((of_worker.sum(), size), len(receivers))
+    rank = np.arange(len(many)) - np.repeat(first, counts)
+    block = np.repeat(np.cumsum(of_worker) - of_worker, counts) + rank // size
+    blocks[block, rank % size] = many
+    return blocks, np.repeat(workers, of_worker)
 
 
 def gathered_sum(
@@ -61,8 +67,9 @@ def gathered_sum(
     """(weights (m,) or None, x (k, ...)) -> (n, ...): to each worker Σ weight · x[sender], over its edges.
 
     All workers' first edges are gathered at once, then the second ones, while enough workers have one. What
-    is left of the sums of those with more edges is a problem of the same kind, of fewer workers, whose
-    results are gathered as one more edge; so are the sums of the blocks that make those with very many.
+    is left for those with more is summed in small blocks, and the edges to those with very many in large
+    ones. The sums of a worker's blocks are a problem of the same kind, of fewer and shorter arrays. Its
+    results are gathered as one more edge.
 
     Args:
       senders: (m,) int, rows of x.
@@ -75,36 +82,42 @@ def gathered_sum(
     sources, worker = np.append(senders, 0).astype(np.int32), np.arange(n, dtype=np.int32)
     by_rank = numbered(receivers, n)
     slots = slotted(by_rank, receivers, OFTEN)
-    blocks, hubs = blocked(by_rank, receivers)
-    rest = np.flatnonzero(~by_rank.crowded[receivers] & (by_rank.rank >= len(slots)))
-    busy, crowded = np.unique(receivers[rest]), np.unique(hubs)
-    place = np.full(n, len(busy) + len(crowded), np.int32)
-    place[busy], place[crowded] = np.arange(len(busy)), len(busy) + np.arange(len(crowded))
+    rest = ~by_rank.crowded[receivers] & (by_rank.rank >= len(slots))
 
-    of_busy = (
-        gathered_sum(senders[rest], np.searchsorted(busy, receivers[rest]), len(busy), edges[rest])
-        if len(rest)
-        else None
-    )
-    of_hubs = (
-        gathered_sum(np.arange(len(hubs)), np.searchsorted(crowded, hubs), len(crowded))
-        if len(hubs)
-        else None
-    )
+    def in_blocks(chosen: np.ndarray, size: int) -> tuple[np.ndarray, Callable[[Weights, Array], Array]]:
+        """Of the chosen edges, the workers (b,), and (weights, x) -> (b, ...) the sums."""
+        blocks, hubs = blocked(receivers, chosen, size)
+        there = blocks < m
+        busy, which = np.unique(hubs, return_inverse=True)
+        added = gathered_sum(np.arange(len(hubs)), which, len(busy)) if len(busy) < len(hubs) else None
+
+        def sums(weights: Weights, x: Array) -> Array:
+            if size == BLOCK:
+                sent = messages(weights, x, edges[blocks], sources[blocks], there)
+                of_blocks = sent.sum(1, dtype=x.dtype)
+            else:
+                of_blocks = sum_slots(weights, x, edges[blocks.T], sources[blocks.T], there.T)
+            return added(None, jax.lax.optimization_barrier(of_blocks)) if added else of_blocks
+
+        return busy, sums
+
+    parts = [
+        in_blocks(chosen, size)
+        for chosen, size in ((rest, SMALL), (by_rank.crowded[receivers], BLOCK))
+        if chosen.any()
+    ]
+    busy = np.concatenate([np.empty(0, int), *(workers for workers, _ in parts)])
+    place = np.full(n, len(busy), np.int32)
+    place[busy] = np.arange(len(busy))
 
     def sums(weights: Weights, x: Array) -> Array:
         own = np.minimum(worker, len(x) - 1)  # what is read where there is no edge: likely at hand
         there = [None if (slot < m).all() else slot < m for slot in slots]
         total = sum_slots(weights, x, edges[slots], np.where(slots < m, sources[slots], own), there)
-        more = []
-        if of_busy:
-            more.append(of_busy(weights, x))
-        if of_hubs:
-            in_blocks = messages(weights, x, edges[blocks], sources[blocks], blocks < m)
-            more.append(of_hubs(None, in_blocks.sum(1, dtype=x.dtype)))
-        if more:
+        if parts:
             none = jnp.zeros((1, *x.shape[1:]), x.dtype)
-            total += jnp.concatenate([*more, none]).at[place].get(mode="promise_in_bounds")
+            more = jnp.concatenate([*(of_part(weights, x) for _, of_part in parts), none])
+            total += more.at[place].get(mode="promise_in_bounds")
         return total
 
     return sums

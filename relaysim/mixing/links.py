@@ -11,6 +11,7 @@ import numpy as np
 from relaysim.columns import by_platform, on_columns
 from relaysim.faults import Loss
 from relaysim.mixing.gathers import (
+    BLOCK,
     OFTEN,
     Weights,
     blocked,
@@ -48,7 +49,7 @@ def layout(receivers: np.ndarray, num_workers: int, row: int) -> Layout:
     edges = numbered(receivers, num_workers)
     slots = slotted(edges, receivers, OFTEN if row >= LONG else 0.4)
     rest = np.flatnonzero(~edges.crowded[receivers] & (edges.rank >= len(slots)))
-    return Layout(slots, rest, *blocked(edges, receivers))
+    return Layout(slots, rest, *blocked(receivers, edges.crowded[receivers], BLOCK))
 
 
 def edge_sum(
