@@ -11,7 +11,7 @@ from relaysim.types import Array
 
 Weights = Array | np.ndarray | None
 BLOCK = 256  # a long serial sum loses digits, so that of a worker with more edges is made of such blocks
-SMALL = 4  # edges, in blocks of what is left for workers with more of them than most
+SMALL = 16  # edges, in blocks of what is left for workers with more of them than most
 MOST = 32  # gathers in one pass
 OFTEN = 0.1  # of the workers have an edge that is worth a gather for all
 
