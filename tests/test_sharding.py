@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -145,15 +146,18 @@ graphs = st.builds(
 
 
 @settings(deadline=None, max_examples=50)
-@given(graphs, st.sampled_from([1, 2, 4]))
-def test_each_device_gets_each_row_that_it_needs_once(graph, devices):
+@given(graphs, st.sampled_from([1, 2, 4]), st.sampled_from([0, 8]))
+def test_each_device_gets_each_row_that_it_needs_once(graph, devices, wide):
     n, senders, receivers = graph.num_workers, graph.senders, graph.receivers
     size = n // devices
-    halo = _halo(senders, receivers, n, rs.sharding.mesh(jax.devices()[:devices]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("relaysim.mixing.halo.WIDE", wide)
+        halo = _halo(senders, receivers, n, rs.sharding.mesh(jax.devices()[:devices]))
     own, send = np.arange(n).reshape(devices, size), halo.send.reshape(devices, -1)
     held = np.concatenate([own, np.full((devices, halo.width), -1)], axis=1)
     sent = 0
     for pairs, at in halo.rounds:
+        assert all(len(set(ends)) == len(pairs) for ends in zip(*pairs, strict=True))
         for here, there in pairs:
             places = np.arange(halo.width)[at]
             held[there, size + places] = own[here, send[here, places]]
@@ -161,6 +165,15 @@ def test_each_device_gets_each_row_that_it_needs_once(graph, devices):
     np.testing.assert_array_equal(held[receivers // size, halo.senders], senders)
     needed = {(s, r // size) for s, r in zip(senders, receivers, strict=True) if s // size != r // size}
     assert sent == len(needed)
+
+
+def test_a_halo_has_room_for_what_comes_in_not_for_all_distances():
+    devices, size = 64, 4
+    mesh = SimpleNamespace(devices=np.arange(devices), axis_names=("workers",))  # none of which is needed
+    senders = np.arange(devices * size)
+    receivers = size * (devices - 1 - senders // size)  # the first worker of the opposite device
+    halo = _halo(senders, receivers, devices * size, mesh)
+    assert halo.width == size and len(halo.rounds) == 1
 
 
 # The order of the workers

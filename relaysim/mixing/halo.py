@@ -23,7 +23,8 @@ from relaysim.sharding import check_mesh
 from relaysim.topology import Topology, rooted
 from relaysim.types import Array
 
-LEVELS = 8  # rounds for an offset, each of which is a collective operation
+LEVELS = 8  # rounds for a turn, each of which is a collective operation
+WIDE = 8  # times a device's own rows, above which turns are taken in the order of the rows to send
 AT_ONCE = 6  # moved arrays, all of which there are before they are added
 
 
@@ -155,33 +156,67 @@ class _Halo(NamedTuple):
 def _halo(senders: np.ndarray, receivers: np.ndarray, num_workers: int, mesh: Mesh) -> _Halo:
     """What is needed for edges sender -> receiver.
 
-    In the rounds for offset k, device i sends to device i + k. Devices have more or less to send, so there is
-    a round for the rows that all of these have, one for those that all but some have, and so on: no row is
-    sent that nobody needs. Where that would take more rounds than LEVELS, all send as many as the busiest.
+    Pairs of devices send in turns, in each of which a device sends to one other at most: device i to device
+    i + k in turn k, for as long as the halo is not wider for it than WIDE times the own rows. Devices have
+    more or less to send, so there is a round for the rows that all in a turn have, one for those that all but
+    some have, and so on: no row is sent that nobody needs. Where that would take more rounds than LEVELS, all
+    send as many as the busiest.
     """
     devices = mesh.devices.shape[0]
     size = num_workers // devices
     home, away = senders // size, receivers // size
     cut = np.flatnonzero(home != away)
-    offset = (away[cut] - home[cut]) % devices
-    needed, which = np.unique(np.stack([offset, home[cut], senders[cut]]), axis=1, return_inverse=True)
+    turn = (np.arange(devices) - np.arange(devices)[:, None]) % devices
+    needed, which = _needed(turn, home[cut], away[cut], senders[cut])
+    if _counts(turn, needed).max(1).sum() > WIDE * size:
+        turn = _turns(needed, devices)
+        needed, which = _needed(turn, home[cut], away[cut], senders[cut])
+    counts = _counts(turn, needed)
     pair = needed[0] * devices + needed[1]
     rank = np.arange(len(pair)) - np.searchsorted(pair, pair)  # among those from one device to one other
-    counts = np.bincount(pair, minlength=devices**2).reshape(devices, devices)
+    partner = np.zeros_like(counts)
+    partner[needed[0], needed[1]] = needed[2]
     widths = counts.max(1)
     starts = np.cumsum(widths) - widths
     rounds = []
     for k, start in enumerate(starts.tolist()):
         levels = sorted({0, *counts[k].tolist()})
         for low, high in pairwise(levels if len(levels) <= LEVELS else (0, levels[-1])):
-            to = [(i, (i + k) % devices) for i in np.flatnonzero(counts[k] > low).tolist()]
+            to = [(i, int(partner[k, i])) for i in np.flatnonzero(counts[k] > low).tolist()]
             rounds.append((to, slice(start + low, start + high)))
     places, width = starts[needed[0]] + rank, int(widths.sum())
     send = np.zeros((devices, width), np.int32)
-    send[needed[1], places] = needed[2] % size
+    send[needed[1], places] = needed[3] % size
     found = senders % size
     found[cut] = size + places[which]
     return _Halo(mesh.axis_names[0], rounds, width, send.ravel(), found.astype(np.int32))
+
+
+def _needed(turn: np.ndarray, home: Any, away: Any, senders: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(4, r) the turn, the devices from and to, and the worker of each row that is sent, in this order; and
+    (m,) the row of each edge."""
+    rows = np.stack([turn[home, away], home, away, senders])
+    return np.unique(rows, axis=1, return_inverse=True)
+
+
+def _counts(turn: np.ndarray, needed: np.ndarray) -> np.ndarray:
+    """(turns, devices) how many rows a device sends."""
+    turns, devices = turn.max() + 1, len(turn)
+    return np.bincount(needed[0] * devices + needed[1], minlength=turns * devices).reshape(turns, devices)
+
+
+def _turns(needed: np.ndarray, devices: int) -> np.ndarray:
+    """(devices, devices) a turn for each pair: the first one in which both are free, for the busiest pairs
+    first, so that in each turn all have about as many rows to send."""
+    counts = np.zeros((devices, devices), int)
+    np.add.at(counts, (needed[1], needed[2]), 1)
+    turn = np.zeros_like(counts)
+    sends, hears = np.zeros((2, devices, 2 * devices), bool)
+    for pair in np.argsort(-counts, axis=None, kind="stable")[: np.count_nonzero(counts)]:
+        i, j = divmod(int(pair), devices)
+        k = turn[i, j] = int(np.argmin(sends[i] | hears[j]))
+        sends[i, k] = hears[j, k] = True
+    return turn
 
 
 def _local(fun: Callable, mesh: Mesh, specs: tuple) -> Callable:
