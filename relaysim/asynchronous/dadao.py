@@ -13,7 +13,7 @@ from relaysim.asynchronous.local import put, take
 from relaysim.asynchronous.presence import restarts
 from relaysim.asynchronous.types import Coming, Events, GradAt, Horizon, Links, Method, Order
 from relaysim.asynchronous.waves import NOBODY, grouped, in_rows, in_waves
-from relaysim.checks import check_count, check_number, shown
+from relaysim.checks import check_num_workers, check_number, shown
 from relaysim.types import Array, Key, Stacked
 
 X, XT, Y, YT, Z, ZT = range(6)
@@ -74,7 +74,7 @@ def dadao(grad: GradAt, num_workers: int, *, mu: float, L: float, chi1: float) -
     Raises:
       ValueError: where a number is out of its range, or events are not (E, 3) rows of these workers.
     """
-    n = check_count("num_workers", num_workers, 2)
+    n = check_num_workers(num_workers, 2)
     mu, L = check_number("mu", mu, 0, ends="(]"), check_number("L", L, 0, ends="(]")
     chi1 = check_number("chi1", chi1, 0, ends="(]")
     nu = mu / 2

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from relaysim.asynchronous.types import GradAt
+from relaysim.checks import shown
 from relaysim.local import per_worker, started
 from relaysim.types import Array, Key, Stacked
 
@@ -34,8 +35,8 @@ def local_update(grad: GradAt, optimizer: optax.GradientTransformation, num_work
     """
     if not callable(grad):
         raise ValueError(
-            f"grad is {grad!r}, expected a function (key, workers, steps, params) -> (losses, gradients), "
-            "such as task.grad_at"
+            f"grad is {shown(grad)}, expected a function (key, workers, steps, params) -> (losses, "
+            "gradients), such as task.grad_at"
         )
     optimizer = per_worker(optimizer)
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from relaysim.checks import shown
 from relaysim.types import Array, Calls, Key, Lasting, Messages, Mixer, Stacked, made_by, scaled
 
 
@@ -26,9 +27,8 @@ def deal(mixers: Sequence[Mixer]) -> Mixer:
       ValueError: where there is no mixer, or they differ in their number of workers.
     """
     if not isinstance(mixers, list | tuple) or not all(isinstance(m, Mixer) for m in mixers):
-        raise ValueError(
-            f"mixers is {mixers!r}, expected a list of ways to communicate such as rs.gossip(ring)"
-        )
+        expected = "a list of ways to communicate such as rs.gossip(ring)"
+        raise ValueError(f"mixers is {shown(mixers)}, expected {expected}")
     counts = [m.num_workers for m in mixers]
     if len(set(counts)) != 1:
         raise ValueError(f"mixers are for {counts} workers, expected one or more with one number of workers")

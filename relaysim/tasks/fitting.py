@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from relaysim.checks import check_count, shown
+from relaysim.checks import check_count, kinds, shown
 from relaysim.tasks.augment import Augment
 from relaysim.tasks.datasets import Dataset
 from relaysim.tasks.model import Linen, Model
@@ -111,7 +111,7 @@ def check_fit(task: Any, x: Any, y: Any) -> Any:
     trained, kept = task.model_parts(params)
     leaves = jax.tree.leaves(trained)
     if not leaves or not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
-        raise ValueError(f"model's init returned {params!r}, expected a pytree of floating-point arrays")
+        raise ValueError(f"model's init returned {kinds(params)}, expected a pytree of floating-point arrays")
     outputs = jax.eval_shape(lambda p, x: task._outputs(p, task._scaled(x)), params, x)
     _check_values("loss", task.loss, outputs, y)
     for name, metric in task.metrics:
@@ -142,7 +142,7 @@ def _check_values(name: str, function: Any, outputs: Any, y: Any) -> None:
 
 def _check_augment(augment: Augment, key: Key, x: Any) -> None:
     if not callable(augment):
-        raise ValueError(f"augment is {augment!r}, expected a function (key, images) -> images")
+        raise ValueError(f"augment is {shown(augment)}, expected a function (key, images) -> images")
     changed = jax.eval_shape(augment, key, x)
     if jax.tree.map(_kind, changed) != jax.tree.map(_kind, x):
         before, after = (
