@@ -10,7 +10,6 @@ import numpy as np
 
 from relaysim.asynchronous.events import record_bounds
 from relaysim.asynchronous.local import put, take
-from relaysim.asynchronous.presence import restarts
 from relaysim.asynchronous.types import Coming, Events, GradAt, Horizon, Links, Method, Order
 from relaysim.asynchronous.waves import NOBODY, grouped, in_rows, in_waves
 from relaysim.checks import check_num_workers, check_number, shown
@@ -179,17 +178,7 @@ def _lay_out(
     np.add.at(counts, (record, i[own]), 1)
     sent = np.append(0, np.cumsum(2 * ~is_gradient))[bounds[1:]]
     starts = np.append(0, np.maximum.accumulate(waves) + 1)[bounds]
-    return Order(
-        Events(time, i, step, links),
-        wave,
-        (),
-        starts,
-        counts.cumsum(0),
-        seconds,
-        sent,
-        restarts(None, None, "own", 0.0),
-        np.zeros(0, int),
-    )
+    return Order(Events(time, i, step, links), wave, (), starts, counts.cumsum(0), seconds, sent)
 
 
 def _checked(events: Any, n: int, horizon: Horizon) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
