@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from relaysim.asynchronous.events import record_bounds
+from relaysim.asynchronous.events import record_bounds, steps_taken
 from relaysim.asynchronous.local import put, take
 from relaysim.asynchronous.types import Coming, Events, GradAt, Horizon, Links, Method, Order
 from relaysim.asynchronous.waves import NOBODY, grouped, in_rows, in_waves
@@ -154,8 +154,8 @@ def _lay_out(
     num_waves = int(waves.max(initial=-1)) + 1
 
     step = np.zeros(len(time), int)
-    turn = np.lexsort((number[is_gradient], i[is_gradient]))
-    own = np.flatnonzero(is_gradient)[turn]
+    own = np.flatnonzero(is_gradient)
+    own = own[grouped(i[own], n)]
     step[own] = np.arange(len(own)) - np.searchsorted(i[own], i[own])
     of_left = flow[: len(time)]
     of_right = np.zeros_like(of_left)
@@ -173,12 +173,10 @@ def _lay_out(
     wave = Wave._make([*gradients, np.stack([left, right], 1), np.stack([left_flow, right_flow], 1)])
     calls = np.flatnonzero(~is_gradient)
     links = Links(calls, j[calls], time[calls], time[calls])
-    counts = np.zeros((len(seconds), n), int)
-    record = np.searchsorted(bounds[1:], own, "right")
-    np.add.at(counts, (record, i[own]), 1)
-    sent = np.append(0, np.cumsum(2 * ~is_gradient))[bounds[1:]]
+    sent, taken = (np.append(0, np.cumsum(of_each))[bounds] for of_each in (2 * ~is_gradient, is_gradient))
     starts = np.append(0, np.maximum.accumulate(waves) + 1)[bounds]
-    return Order(Events(time, i, step, links), wave, (), starts, counts.cumsum(0), seconds, sent)
+    counts = steps_taken(i[is_gradient], taken, n)
+    return Order(Events(time, i, step, links), wave, (), starts, counts, seconds, sent[1:])
 
 
 def _checked(events: Any, n: int, horizon: Horizon) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ from relaysim.asynchronous.events import (
 )
 from relaysim.asynchronous.presence import Halts, restarts
 from relaysim.asynchronous.types import Coming, Events, Horizon, Links, Order
-from relaysim.asynchronous.waves import NOBODY, STEPS, in_rows, joined, ranges
+from relaysim.asynchronous.waves import NOBODY, STEPS, in_rows, joined, members, ranges
 from relaysim.timing import Network
 from relaysim.topology import Topology
 from relaysim.types import Key
@@ -113,7 +113,7 @@ def lay_out(
     turns = _in_turns(topology, steps_taken(worker, halts.bounds, n), done, heard, oldest)
     starts, restart_waves, (wave,) = halts.waves(turns.starts, [turns.wave])
     table, slots = _table(topology, by_edge, turns._replace(wave=wave, starts=starts), event, heard, oldest)
-    edge, sent_in = _edges(n, senders, worker)
+    edge, sent_in = members(senders, worker, n)
     links = Links(sent_in, receivers[edge], arrives[edge, step[sent_in]], np.full(len(edge), np.nan))
     sends = counts @ topology.out_degrees
     return Order(
@@ -195,7 +195,7 @@ def _table(
     np.maximum.at(length, ring_of, lag + 1)
     first = np.cumsum(length) - length
 
-    edge, reader = _edges(n, topology.receivers, worker)
+    edge, reader = members(topology.receivers, worker, n)
     oldest, newest = oldest[edge, step[reader]], heard[edge, step[reader]]
     version, of_edge = ranges(oldest, newest - oldest + 1)
     edge, reader = edge[of_edge], reader[of_edge]
@@ -203,7 +203,7 @@ def _table(
     is_read = np.zeros((len(sender), heard.shape[1] + 1), bool)
     is_read[ring, version] = True
 
-    to, writer = _edges(n, topology.senders, worker) if by_edge else (worker, np.arange(len(worker)))
+    to, writer = members(topology.senders, worker, n) if by_edge else (worker, np.arange(len(worker)))
     kept = is_read[to, step[writer] + 1]
     back = np.full(len(edge), NOBODY)
     to, writer = to[kept], writer[kept]
@@ -228,14 +228,6 @@ def _table(
         of_writes(place[writer], 0),
     )
     return table, np.repeat(sender, length)
-
-
-def _edges(n: int, ends: np.ndarray, workers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The edges of which these workers (k,) are the ends (m,), one worker after the other, ascending; and
-    which of the k each belongs to."""
-    order, start = np.argsort(ends, kind="stable"), np.append(0, np.cumsum(np.bincount(ends, minlength=n)))
-    which, of_worker = ranges(start[workers], start[workers + 1] - start[workers])
-    return order[which], of_worker
 
 
 def _turns(topology: Topology) -> np.ndarray:

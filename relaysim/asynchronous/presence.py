@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from relaysim.asynchronous.waves import in_rows, ranges
+from relaysim.asynchronous.waves import in_rows, members
 from relaysim.topology import Topology
 
 
@@ -67,8 +67,7 @@ def restarts(presence: Presence | None, topology: Topology, start: str, until: f
     order = np.lexsort((worker, time))
     time, worker = time[order], worker[order]
 
-    first = np.searchsorted(topology.receivers, np.arange(topology.num_workers + 1))
-    edge, back = ranges(first[worker], first[worker + 1] - first[worker])
+    edge, back = members(topology.receivers, worker, topology.num_workers)
     source = topology.senders[edge]
     just_before = np.nextafter(time, 0)
     usable = presence.is_there(source, time[back]) & presence.is_there(source, just_before[back])

@@ -114,6 +114,17 @@ def ranges(first: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return np.arange(len(row)) + (first - np.cumsum(count) + count)[row], row
 
 
+def members(groups: np.ndarray, which: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the groups (N,), as `grouped` takes them, are these (k,), one after the other; and of which k.
+
+    >>> members(np.array([1, 0, 1]), np.array([1, 0]), 2)
+    (array([0, 2, 1]), array([0, 0, 1]))
+    """
+    start = np.append(0, np.cumsum(np.bincount(groups, minlength=number)))
+    place, of = ranges(start[which], start[which + 1] - start[which])
+    return grouped(groups, number)[place], of
+
+
 def joined(waves: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """What is in each wave, one wave after the other, and the wave of each.
 
