@@ -408,12 +408,6 @@ TABLE = [
         {},
         [*NO_COUNTS, 11],
     ),
-    (
-        "key",
-        partial(rs.tasks.partition.dirichlet, labels=data.train_y, num_workers=N, alpha=1.0),
-        {},
-        NO_KEYS,
-    ),
     ("key", partial(rs.tasks.skew.noise, dataset=data, shares=shares, variance=1.0), {}, NO_KEYS),
     ("key", classification().init, {}, NO_KEYS),
     (
