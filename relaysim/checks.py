@@ -128,9 +128,7 @@ def check_method(method: Any, name: str = "method") -> Algorithm:
 
 def check_draw(draw: Any, default: Callable) -> Callable:
     """What draws random numbers, (key, step, shape) -> array: `draw`, or where it is None the default."""
-    if draw is not None and not callable(draw):
-        raise ValueError(f"draw is {shown(draw)}, expected a function (key, step, shape) -> array")
-    return default if draw is None else draw
+    return default if draw is None else check_function("draw", draw, "(key, step, shape) -> array")
 
 
 def check_gaps(num_steps: Any, every: Any) -> np.ndarray:
