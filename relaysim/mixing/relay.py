@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from optax import tree
 
+from relaysim.checks import check_choice
 from relaysim.columns import settled
 from relaysim.faults import Churn, Drop, Loss, loss_of
 from relaysim.mixing.deal import deal
@@ -98,8 +99,7 @@ def relay_sum(
         workers, `drop`, `churn` or `starts` do not fit, `fill` is none of the four or `mesh` does not divide
         the workers.
     """
-    if fill not in get_args(Fill):
-        raise ValueError(f"fill is {fill!r}, expected one of {', '.join(map(repr, get_args(Fill)))}")
+    check_choice("fill", fill, get_args(Fill))
     if starts is None and isinstance(trees, list | tuple):
         return deal([relay_sum(t, drop=drop, fill=fill, mesh=mesh, churn=churn) for t in trees])
     if churn is None and starts is None:
