@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from relaysim import topology as topologies
-from relaysim.checks import check_number, shown
+from relaysim.checks import check_method, check_number, shown
 from relaysim.tasks.datasets import Dataset
 from relaysim.types import Algorithm, Array, Info, Key, Stacked, rows
 
@@ -207,9 +207,7 @@ def _lying(method: Algorithm, mask: Any, lie: Lie) -> Algorithm:
 
 
 def _checked(method: Any, mask: Any) -> np.ndarray:
-    if not isinstance(method, Algorithm):
-        raise ValueError(f"method is {method!r}, expected one such as rs.dpsgd(grad, mixer, optimizer)")
-    return _mask(mask, method.num_workers)
+    return _mask(mask, check_method(method).num_workers)
 
 
 def _mask(mask: Any, num_workers: int) -> np.ndarray:

@@ -11,7 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from relaysim.types import Mixer
+from relaysim.types import Algorithm, Mixer
+
+MOST = 2**31 - 1
+"""Steps, workers and directed edges: they are counted in int32."""
 
 
 def check_count(name: str, value: Any, least: int = 1, most: float = math.inf) -> int:
@@ -20,6 +23,11 @@ def check_count(name: str, value: Any, least: int = 1, most: float = math.inf) -
         limit = f" and at most {most}" if most < math.inf else ""
         raise ValueError(f"{name} is {shown(value)}, expected an integer of at least {least}{limit}")
     return int(value)
+
+
+def check_num_workers(num_workers: Any, least: int = 1) -> int:
+    """The number of workers as an int."""
+    return check_count("num_workers", num_workers, least, MOST)
 
 
 def check_counts(name: str, values: Any) -> tuple[int, ...]:
@@ -110,16 +118,22 @@ def check_mixer(mixer: Any) -> Mixer:
     return mixer
 
 
+def check_method(method: Any, name: str = "method") -> Algorithm:
+    """The method."""
+    if not isinstance(method, Algorithm):
+        such = "a method such as rs.relaysgd(grad, mixer, optimizer)"
+        raise ValueError(f"{name} is {shown(method)}, expected {such}")
+    return method
+
+
 def check_draw(draw: Any, default: Callable) -> Callable:
     """What draws random numbers, (key, step, shape) -> array: `draw`, or where it is None the default."""
-    if draw is not None and not callable(draw):
-        raise ValueError(f"draw is {shown(draw)}, expected a function (key, step, shape) -> array")
-    return default if draw is None else draw
+    return default if draw is None else check_function("draw", draw, "(key, step, shape) -> array")
 
 
 def check_gaps(num_steps: Any, every: Any) -> np.ndarray:
     """(R,) the steps before each record, where these are taken every so many steps, or at given ones."""
-    num_steps = check_count("num_steps", num_steps, most=2**31 - 1)  # which the counter of steps can hold
+    num_steps = check_count("num_steps", num_steps, most=MOST)
     if np.ndim(every) == 0:
         every = check_count("every", every)
         if num_steps % every:

@@ -42,8 +42,8 @@ def by_platform(*args: Any, default: Callable, **branches: Callable) -> Any:
 
     Where it is known when this is traced, the arrays that the other functions close over are left out.
     """
-    if platform := _target.get() or (jax.default_backend() if _at_once(args) else None):
-        return branches.get(platform, default)(*args)
+    if _target.get() or _at_once(args):
+        return branches.get(platform(), default)(*args)
     return jax.lax.platform_dependent(*args, default=default, **branches)
 
 

@@ -305,8 +305,7 @@ class _Cell(NamedTuple):
         metrics = {
             name: np.asarray(v)[: len(at)] for name, v in trace.metrics.items() if np.ndim(v) in (1, 2)
         }
-        if self.metric not in metrics:
-            raise ValueError(f"metric is {self.metric!r}, expected one of {', '.join(map(repr, metrics))}")
+        check_choice("metric", self.metric, metrics)
         if trace.divergence:
             metrics = {name: np.append(v[:-1], v[-1:] * np.nan, axis=0) for name, v in metrics.items()}
         end = {name: float(v[-1].mean()) for name, v in metrics.items()}
@@ -423,7 +422,8 @@ def _drawn(task: Any, seed: int) -> Any:
     drawn = task(seed) if callable(task) and not is_task else task
     for name in ("init", "measure"):
         if not callable(getattr(drawn, name, None)):
-            raise ValueError(f"tasks holds {drawn!r}, which has no {name}: expected a task or seed -> task")
+            what = f"tasks holds {shown(drawn)}, which has no {name}"
+            raise ValueError(f"{what}: expected a task or seed -> task")
     return drawn
 
 

@@ -11,7 +11,7 @@ import optax
 from jax.custom_batching import custom_vmap
 from optax import tree
 
-from relaysim.checks import check_alike, check_count
+from relaysim.checks import check_alike, check_count, shown
 from relaysim.types import Array, Grad, Info, Key, Stacked
 
 
@@ -48,7 +48,7 @@ def per_worker(
         return optimizer
     if not isinstance(optimizer, optax.GradientTransformation):
         raise ValueError(
-            f"optimizer is {optimizer!r}, expected an optax transformation such as optax.sgd(0.1)"
+            f"optimizer is {shown(optimizer)}, expected an optax transformation such as optax.sgd(0.1)"
         )
     of_one = optax.with_extra_args_support(optimizer)
 
@@ -252,7 +252,7 @@ def check_grad(grad: Any) -> None:
     if isinstance(grad, LocalSteps):
         raise ValueError("grad is what local_steps returns, expected gradients of one sample at any models")
     if not callable(grad):
-        what = f"grad is {grad!r}, expected a function (key, step, params) -> (losses, gradients)"
+        what = f"grad is {shown(grad)}, expected a function (key, step, params) -> (losses, gradients)"
         raise ValueError(f"{what}, such as {type(grad).__name__}'s grad" if hasattr(grad, "grad") else what)
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from relaysim.checks import shown
 from relaysim.types import Array, Stacked
 
 
@@ -42,7 +43,7 @@ def chosen(params: Stacked, workers: Any = None) -> Stacked:
         return params
     which = workers if isinstance(workers, jax.Array) else np.asarray(workers)
     if which.ndim != 1 or not jnp.issubdtype(which.dtype, jnp.integer):
-        raise ValueError(f"workers is {workers!r}, expected (k,) integers, such as [0, 2]")
+        raise ValueError(f"workers is {shown(workers)}, expected (k,) integers, such as [0, 2]")
     return jax.tree.map(lambda x: x[which], params)
 
 
@@ -68,7 +69,7 @@ def of_workers(measure: Callable[..., dict[str, Array]], mask: Any) -> Callable[
     """
     mask = np.asarray(mask)
     if mask.ndim != 1 or mask.dtype != bool or not mask.any():
-        raise ValueError(f"mask is {mask}, expected (n,) booleans of which one is true at least")
+        raise ValueError(f"mask is {shown(mask)}, expected (n,) booleans of which one is true at least")
     here = np.flatnonzero(mask)
 
     def measured(params: Stacked) -> dict[str, Array]:

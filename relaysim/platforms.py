@@ -49,12 +49,13 @@ def described(name: str) -> list[Any]:
       ValueError: where there is no such name.
       NotInstalled: where the compiler for it is not installed; it says how to get it.
     """
-    if isinstance(name, str) and name == "cpu":
-        return jax.devices("cpu")[:1]
-    if isinstance(name, str) and name in GPUS:
-        return _gpus(name)
-    if isinstance(name, str) and re.fullmatch(r"v\d\w*:\d+(x\d+)+", name):
-        return _tpus(name)
+    if isinstance(name, str):
+        if name == "cpu":
+            return jax.devices("cpu")[:1]
+        if name in GPUS:
+            return _gpus(name)
+        if re.fullmatch(r"v\d\w*:\d+(x\d+)+", name):
+            return _tpus(name)
     raise ValueError(
         f"on is {shown(name)}, expected cpu, {', '.join(GPUS)} or a grid of TPUs such as v5e:2x2 or v5e:16x16"
     )

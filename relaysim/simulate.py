@@ -17,7 +17,7 @@ from jax.tree_util import GetAttrKey
 from relaysim import checkpoint as checkpoints
 from relaysim import engine
 from relaysim.checkpoint import Checkpoint
-from relaysim.checks import check_function, check_gaps, check_key, kinds, shown
+from relaysim.checks import check_function, check_gaps, check_key, check_method, kinds, shown
 from relaysim.engine import RunState
 from relaysim.memory import Memory, check_room, nbytes
 from relaysim.platforms import described
@@ -376,10 +376,7 @@ def _gaps_of(every: Any, gaps: np.ndarray) -> Array | None:
 
 
 def _check(algorithm: Algorithm, params: Stacked, state: RunState | None = None) -> None:
-    if not isinstance(algorithm, Algorithm):
-        raise ValueError(
-            f"algorithm is {shown(algorithm)}, expected a method such as rs.relaysgd(grad, mixer, optimizer)"
-        )
+    check_method(algorithm, "algorithm")
     if state is not None:
         return _check_state(algorithm, state)
     check_models(params, algorithm.num_workers)

@@ -59,6 +59,11 @@ def changed(calls: Calls, change: Callable[[Sequence[Messages]], Sequence[Messag
     return (Lasting if isinstance(calls, Lasting) else list)(map(change, calls))
 
 
+def call_of(calls: Calls, step: int) -> Sequence[Messages]:
+    """That of a step."""
+    return calls[min(step, len(calls) - 1) if isinstance(calls, Lasting) else step % len(calls)]
+
+
 def scaled(calls: Calls, share: float) -> Calls:
     """The same messages, each `share` times as large."""
     if share == 1:

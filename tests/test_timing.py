@@ -13,7 +13,7 @@ import relaysim as rs
 from relaysim import topology
 from relaysim.mixing.deal import at_once, deal
 from relaysim.timing import Network, seconds
-from relaysim.types import Messages
+from relaysim.types import Lasting, Messages
 
 KEY = jax.random.key(0)
 
@@ -142,6 +142,13 @@ def test_trees_that_change_are_dated_as_they_are_then():
     alone = Network(np.where(np.arange(n) == 6, 9.0, 1.0))  # 6 is slow, and nobody waits when it has left
     found = seconds(KEY, alone, of(rs.relay_sum(star, churn=churn)), models, num_steps=T)
     assert found[4:, 0].tolist() == [45.0, 46.0, 47.0, 48.0]
+
+
+def test_calls_go_round_beside_others_that_last():
+    calls = [[Messages(np.array([i]), np.array([9]))] for i in range(5)]
+    together = at_once([Lasting(calls[:3]), calls[3:]])
+    assert isinstance(together, Lasting)
+    assert [call[0].senders.tolist() for call in together] == [[0, 3], [1, 4], [2, 3]]
 
 
 def test_a_lost_message_is_waited_for():

@@ -60,3 +60,8 @@ def method(
 
     name = f"{made_by(step)} with {mixer.name or made_by(mixer.mix)}"
     return Algorithm(mixer.num_workers, init, step, params, messages, name)
+
+
+def called(name: str, special: Algorithm) -> Algorithm:
+    """A special case of another method, under a name of its own."""
+    return special._replace(name=f"{name} with {special.name.partition(' with ')[2]}")

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from optax import tree
 
-from relaysim.checks import check_count
+from relaysim.checks import check_count, check_num_workers
 from relaysim.local import LocalState, local_update
 from relaysim.types import Algorithm, Array, Calls, Grad, Info, Key, Messages, Stacked
 
@@ -52,7 +52,7 @@ def ceca(
     Raises:
       ValueError: where an argument is none of these.
     """
-    n, peers = check_count("num_workers", num_workers), check_count("peers", peers, 1, 2)
+    n, peers = check_num_workers(num_workers), check_count("peers", peers, 1, 2)
     if peers == 1 and n % 2 and n > 1:
         raise ValueError(f"num_workers is {n}, expected an even number where peers is 1")
     digits, ks, senders = (np.array(v) for v in zip(*schedule(n, peers), strict=True))

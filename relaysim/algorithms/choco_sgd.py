@@ -8,7 +8,7 @@ import optax
 from optax import tree
 
 from relaysim.algorithms.base import method
-from relaysim.checks import check_number
+from relaysim.checks import check_choice, check_number
 from relaysim.compress.compressors import Compressor, check_compressor
 from relaysim.local import LocalState, local_update
 from relaysim.types import Algorithm, Array, Grad, Info, Key, Mixer, Stacked
@@ -61,8 +61,7 @@ def choco_sgd(
     """
     check_compressor(compressor)
     check_number("gamma", gamma, 0, 1, "(]")
-    if order not in get_args(Order):
-        raise ValueError(f"order is {order!r}, expected 'gradient_first' or 'together'")
+    check_choice("order", order, get_args(Order))
     local = local_update(grad, optimizer)
 
     def init(key: Key, params: Stacked) -> ChocoState:

@@ -4,6 +4,7 @@ models", Algorithm 1)."""
 import optax
 
 from relaysim import local
+from relaysim.algorithms.base import called
 from relaysim.algorithms.dpsgd import dpsgd
 from relaysim.checks import check_count, check_number
 from relaysim.types import Algorithm, Grad, Mixer
@@ -47,5 +48,4 @@ def diloco(
     check_number("outer_momentum", outer_momentum, 0, 1, "[)")
     several = local.local_steps(grad, optimizer, local_steps)
     outer = optax.sgd(outer_rate, momentum=outer_momentum, nesterov=True)
-    outer_steps = dpsgd(several, mixer, outer)  # type: ignore[arg-type]
-    return outer_steps._replace(name=outer_steps.name.replace("dpsgd", "diloco"))
+    return called("diloco", dpsgd(several, mixer, outer))  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ learning — part I", Algorithm 1)."""
 import jax
 import optax
 
+from relaysim.algorithms.base import called
 from relaysim.algorithms.d2 import d2
 from relaysim.checks import check_mixer
 from relaysim.types import Algorithm, Array, Grad, Key, Mixer, Stacked
@@ -25,8 +26,7 @@ def exact_diffusion(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransform
         no longer sum to zero.
       optimizer: makes u from g, for each worker apart.
     """
-    diffusion = d2(grad, lazy(mixer), optimizer)
-    return diffusion._replace(name=diffusion.name.replace("d2", "exact_diffusion"))
+    return called("exact_diffusion", d2(grad, lazy(mixer), optimizer))
 
 
 def lazy(mixer: Mixer) -> Mixer:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from optax import tree
 
-from relaysim.algorithms.base import method
+from relaysim.algorithms.base import called, method
 from relaysim.checks import check_bool, check_number
 from relaysim.compress.compressors import Compressor, check_compressor
 from relaysim.local import LocalState, local_update
@@ -116,5 +116,4 @@ def beer(
     >>> mixer, top = rs.gossip(rs.topology.ring(8)), rs.compress.top_k(0.2)
     >>> method = rs.beer(task.grad, mixer, optax.sgd(0.05), compressor=top, gamma=0.2)
     """
-    tracked = motef(grad, mixer, optimizer, compressor=compressor, gamma=gamma, momentum=1.0)
-    return tracked._replace(name=tracked.name.replace("motef", "beer"))
+    return called("beer", motef(grad, mixer, optimizer, compressor=compressor, gamma=gamma, momentum=1.0))

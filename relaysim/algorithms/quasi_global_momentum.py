@@ -8,7 +8,7 @@ import optax
 from optax import tree
 
 from relaysim.algorithms.base import method
-from relaysim.checks import check_number
+from relaysim.checks import check_choice, check_number
 from relaysim.local import LocalState, local_update
 from relaysim.types import Algorithm, Array, Grad, Info, Key, Mixer, Stacked
 
@@ -63,9 +63,7 @@ def quasi_global_momentum(
     check_number("beta", beta, 0, 1, "[)")
     directions = {"original": (1, beta), "simulations": (1 / (1 + beta), beta / (1 + beta))}
     directions["nesterov"] = (1 + beta, beta**2)
-    if variant not in directions:
-        raise ValueError(f"variant is {variant!r}, expected one of {', '.join(map(repr, directions))}")
-    for_u, for_momentum = directions[variant]
+    for_u, for_momentum = directions[check_choice("variant", variant, directions)]
     local = local_update(grad, optimizer)
 
     def init(key: Key, params: Stacked) -> MomentumState:

@@ -4,7 +4,7 @@ Algorithm 1)."""
 import optax
 from optax import tree
 
-from relaysim.algorithms.base import State, method
+from relaysim.algorithms.base import State, called, method
 from relaysim.algorithms.dpsgd import dpsgd
 from relaysim.local import local_update
 from relaysim.types import Algorithm, Array, Grad, Info, Key, Mixer, Stacked
@@ -28,8 +28,7 @@ def relaysgd(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransformation) 
       mixer: `relay_sum(tree)`.
       optimizer: makes u from g, for each worker apart.
     """
-    gossip = dpsgd(grad, mixer, optimizer)
-    return gossip._replace(name=gossip.name.replace("dpsgd", "relaysgd"))
+    return called("relaysgd", dpsgd(grad, mixer, optimizer))
 
 
 def relaysgd_grad(grad: Grad, mixer: Mixer, optimizer: optax.GradientTransformation) -> Algorithm:

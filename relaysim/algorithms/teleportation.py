@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from relaysim.checks import check_count, check_draw, check_mixer
+from relaysim.checks import check_draw, check_mixer, check_num_workers
 from relaysim.compress.compressors import Draw
 from relaysim.local import LocalState, local_update
 from relaysim.types import Algorithm, Array, Calls, Grad, Info, Key, Messages, Mixer, Stacked, rows
@@ -57,7 +57,7 @@ def teleportation(
       ValueError: where `num_workers` is less than k, or an argument is none of these.
     """
     k = check_mixer(mixer).num_workers
-    n = check_count("num_workers", num_workers, k)
+    n = check_num_workers(num_workers, k)
     order = check_draw(draw, lambda key, step, shape: jax.random.permutation(key, n))
     local = local_update(grad, optimizer)
 

@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from relaysim.asynchronous.events import record_bounds
+from relaysim.asynchronous.events import record_bounds, steps_taken
 from relaysim.asynchronous.local import put, take
-from relaysim.asynchronous.presence import restarts
 from relaysim.asynchronous.types import Coming, Events, GradAt, Horizon, Links, Method, Order
 from relaysim.asynchronous.waves import NOBODY, grouped, in_rows, in_waves
-from relaysim.checks import check_count, check_number, shown
+from relaysim.checks import check_num_workers, check_number, shown
 from relaysim.types import Array, Key, Stacked
 
 X, XT, Y, YT, Z, ZT = range(6)
@@ -74,7 +73,7 @@ def dadao(grad: GradAt, num_workers: int, *, mu: float, L: float, chi1: float) -
     Raises:
       ValueError: where a number is out of its range, or events are not (E, 3) rows of these workers.
     """
-    n = check_count("num_workers", num_workers, 2)
+    n = check_num_workers(num_workers, 2)
     mu, L = check_number("mu", mu, 0, ends="(]"), check_number("L", L, 0, ends="(]")
     chi1 = check_number("chi1", chi1, 0, ends="(]")
     nu = mu / 2
@@ -155,8 +154,8 @@ def _lay_out(
     num_waves = int(waves.max(initial=-1)) + 1
 
     step = np.zeros(len(time), int)
-    turn = np.lexsort((number[is_gradient], i[is_gradient]))
-    own = np.flatnonzero(is_gradient)[turn]
+    own = np.flatnonzero(is_gradient)
+    own = own[grouped(i[own], n)]
     step[own] = np.arange(len(own)) - np.searchsorted(i[own], i[own])
     of_left = flow[: len(time)]
     of_right = np.zeros_like(of_left)
@@ -174,22 +173,10 @@ def _lay_out(
     wave = Wave._make([*gradients, np.stack([left, right], 1), np.stack([left_flow, right_flow], 1)])
     calls = np.flatnonzero(~is_gradient)
     links = Links(calls, j[calls], time[calls], time[calls])
-    counts = np.zeros((len(seconds), n), int)
-    record = np.searchsorted(bounds[1:], own, "right")
-    np.add.at(counts, (record, i[own]), 1)
-    sent = np.append(0, np.cumsum(2 * ~is_gradient))[bounds[1:]]
+    sent, taken = (np.append(0, np.cumsum(of_each))[bounds] for of_each in (2 * ~is_gradient, is_gradient))
     starts = np.append(0, np.maximum.accumulate(waves) + 1)[bounds]
-    return Order(
-        Events(time, i, step, links),
-        wave,
-        (),
-        starts,
-        counts.cumsum(0),
-        seconds,
-        sent,
-        restarts(None, None, "own", 0.0),
-        np.zeros(0, int),
-    )
+    counts = steps_taken(i[is_gradient], taken, n)
+    return Order(Events(time, i, step, links), wave, (), starts, counts, seconds, sent[1:])
 
 
 def _checked(events: Any, n: int, horizon: Horizon) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

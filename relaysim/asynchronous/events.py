@@ -38,17 +38,13 @@ def up_to(horizon: Horizon, times: Callable[[int], tuple]) -> tuple:
         found = times(num_steps)
         done = found[0]
         last = done[:, -1].min()
-        ends = np.isfinite(done).sum()
-        if np.isinf(last) and horizon.num_events is not None and ends < horizon.num_events:
-            raise ValueError(
-                f"num_events is {horizon.num_events}, expected at most {ends}: then all workers have left"
-            )
-        if np.isinf(last) or (
-            last > horizon.seconds
-            if horizon.num_events is None
-            else (done < last).sum() >= horizon.num_events
-        ):
+        known = (done < last).sum()
+        if last > horizon.seconds if horizon.num_events is None else known >= horizon.num_events:
             return found
+        if np.isinf(last):
+            raise ValueError(
+                f"num_events is {horizon.num_events}, expected at most {known}: then all workers have left"
+            )
         ahead = 2 if horizon.seconds is None else horizon.seconds / last
         if done.size * ahead > MOST:
             asked = "num_events" if horizon.seconds is None else "seconds"

@@ -20,13 +20,11 @@ from relaysim.asynchronous.events import (
 )
 from relaysim.asynchronous.presence import Halts, Presence, restarts
 from relaysim.asynchronous.types import Coming, Events, Horizon, Links, Order
-from relaysim.asynchronous.waves import NOBODY, grouped, in_rows
+from relaysim.asynchronous.waves import NOBODY, STEPS, grouped, in_rows, joined
 from relaysim.timing import Network
 from relaysim.topology import Topology
 from relaysim.types import Key
 
-SAMPLE = 8
-"""So many steps of each worker are first put into waves without bounds, to see how wide they are."""
 _DONE, _OFFER_OUTSIDE, _OFFER, _ANSWER_OUTSIDE, _ANSWER = range(5)
 
 
@@ -110,8 +108,8 @@ def lay_out(
     bounds, seconds = record_bounds(what.time, what.event, horizon)
     anew = restarts(presence, topology, coming.start, seconds[-1])
     halts = Halts.of(bounds, seconds, what.time, anew)
-    operations, *waves, starts = _in_waves(what, n, halts.bounds)
-    starts, restart_waves, *waves = halts.waves(starts, *waves)
+    operations, waves, starts = _in_waves(what, n, halts.bounds)
+    starts, restart_waves, waves = halts.waves(starts, waves)
 
     def table(kind: int, *columns: tuple[np.ndarray, Any]) -> list[np.ndarray]:
         """What each wave has of a kind: (W, widest) for each column, filled up with what goes with it."""
@@ -186,9 +184,8 @@ class _Operations(NamedTuple):
 
 def _in_waves(
     what: _Operations, n: int, bounds: np.ndarray
-) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The operations of each kind in the order of the waves, the waves of those of kind 0, 1 and 2, and the
-    first wave after each bound.
+) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+    """The operations of each kind in the order of the waves, their waves, and the first after each bound.
 
     Those of a worker are done one after the other, each when what it comes after is done. A wave has one of
     each kind for a worker at most, and no kind is much wider in one than on average where nothing bounds it,
@@ -200,15 +197,15 @@ def _in_waves(
     same = np.flatnonzero(np.diff(what.at[turn]) == 0)
     next_[turn[same]] = turn[same + 1]
     now = np.append(turn, len(turn))[np.where(np.diff(first) > 0, first[:-1], -1)]
-    sample = np.minimum(bounds[-1:], 3 * SAMPLE * n)
-    free, *_, starts = _sweep(what, now.copy(), next_, np.append(0, sample), [n] * 3)
+    sample = np.minimum(bounds[-1:], 3 * STEPS * n)
+    free, _, starts = _sweep(what, now.copy(), next_, np.append(0, sample), [n] * 3)
     widths = [-(-len(operations) // max(1, int(starts[-1]))) for operations in free]
     return _sweep(what, now, next_, bounds, [max(1, width) for width in widths])
 
 
 def _sweep(
     what: _Operations, now: np.ndarray, next_: np.ndarray, bounds: np.ndarray, widths: list[int]
-) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
     """`_in_waves` from the first operation of each worker, `now` (n,), by those that are next."""
     is_done = np.zeros(len(next_), bool)
     is_done[-1] = True
@@ -226,9 +223,8 @@ def _sweep(
                 now[who] = next_[operations]
                 made[k].append(operations)
         starts.append(len(made[0]))
-    first, second, third = (np.repeat(np.arange(len(m)), [len(each) for each in m]) for m in made)
-    nothing = [np.zeros(0, int)]
-    return [np.concatenate(m + nothing) for m in made], first, second, third, np.array(starts)
+    operations, waves = zip(*map(joined, made), strict=True)
+    return list(operations), list(waves), np.array(starts)
 
 
 def _queued(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from relaysim.asynchronous.types import GradAt
+from relaysim.checks import check_function
 from relaysim.local import per_worker, started
 from relaysim.types import Array, Key, Stacked
 
@@ -32,11 +33,8 @@ def local_update(grad: GradAt, optimizer: optax.GradientTransformation, num_work
     Raises:
       ValueError: where `grad` cannot be called or `optimizer` is not an optax transformation.
     """
-    if not callable(grad):
-        raise ValueError(
-            f"grad is {grad!r}, expected a function (key, workers, steps, params) -> (losses, gradients), "
-            "such as task.grad_at"
-        )
+    expected = "(key, workers, steps, params) -> (losses, gradients), such as task.grad_at"
+    check_function("grad", grad, expected)
     optimizer = per_worker(optimizer)
 
     def init(key: Key, params: Stacked) -> LocalState:

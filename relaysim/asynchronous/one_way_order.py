@@ -19,13 +19,10 @@ from relaysim.asynchronous.events import (
 )
 from relaysim.asynchronous.presence import Halts, restarts
 from relaysim.asynchronous.types import Coming, Events, Horizon, Links, Order
-from relaysim.asynchronous.waves import NOBODY, in_rows, ranges
+from relaysim.asynchronous.waves import NOBODY, STEPS, in_rows, joined, members, ranges
 from relaysim.timing import Network
 from relaysim.topology import Topology
 from relaysim.types import Key
-
-SAMPLE = 8
-"""So many steps of each worker are first put into waves without bounds, to see how wide they are."""
 
 
 class Wave(NamedTuple):
@@ -110,21 +107,18 @@ def lay_out(
     some = slice(max(1, counts[-1].max()))
     heard = counted(there[:, some], done[receivers, some])
 
-    turns = _in_turns(topology, steps_taken(worker, halts.bounds, n), done, heard, _oldest(heard, latest))
-    starts, restart_waves, waves = halts.waves(turns.starts, turns.wave)
-    turns = turns._replace(wave=waves, starts=starts)
-    table, slots = _table(topology, by_edge, turns, event, heard, _oldest(heard, latest))
-    edge, sent_in = _edges(n, senders, worker)
+    # from which message on a step reads those up to `heard`: the last alone, or all the news
+    oldest = heard if latest else np.append(np.ones_like(heard[:, :1]), heard[:, :-1] + 1, 1)
+
+    turns = _in_turns(topology, steps_taken(worker, halts.bounds, n), done, heard, oldest)
+    starts, restart_waves, (wave,) = halts.waves(turns.starts, [turns.wave])
+    table, slots = _table(topology, by_edge, turns._replace(wave=wave, starts=starts), event, heard, oldest)
+    edge, sent_in = members(senders, worker, n)
     links = Links(sent_in, receivers[edge], arrives[edge, step[sent_in]], np.full(len(edge), np.nan))
     sends = counts @ topology.out_degrees
     return Order(
         Events(time, worker, step, links), table, slots, starts, counts, seconds, sends, anew, restart_waves
     )
-
-
-def _oldest(heard: np.ndarray, latest: bool) -> np.ndarray:
-    """(m, K) int, from which message on a step reads those up to `heard`: the last alone, or all the news."""
-    return heard if latest else np.append(np.ones_like(heard[:, :1]), heard[:, :-1] + 1, 1)
 
 
 def _in_turns(
@@ -141,7 +135,7 @@ def _in_turns(
       heard, oldest: (m, K) int, which messages of an edge its receiver reads in a step: up to message
         `heard`, from `oldest` on.
     """
-    sample = np.minimum(counts[-1:], SAMPLE)
+    sample = np.minimum(counts[-1:], STEPS)
     free = _sweep(topology, sample, done, heard, oldest, topology.num_workers)
     width = -(-len(free.worker) // max(1, free.starts[-1]))
     return _sweep(topology, counts, done, heard, oldest, max(1, width))
@@ -176,11 +170,8 @@ def _sweep(
             steps.append(taken[who])
             taken[who] += 1
         starts.append(len(workers))
-    wave = np.repeat(np.arange(len(workers)), [len(who) for who in workers])
-    nobody = [np.zeros(0, int)]
-    return _Turns(
-        np.concatenate(workers + nobody), np.concatenate(steps + nobody), wave, np.array(starts), lag
-    )
+    worker, wave = joined(workers)
+    return _Turns(worker, joined(steps)[0], wave, np.array(starts), lag)
 
 
 def _table(
@@ -204,7 +195,7 @@ def _table(
     np.maximum.at(length, ring_of, lag + 1)
     first = np.cumsum(length) - length
 
-    edge, reader = _edges(n, topology.receivers, worker)
+    edge, reader = members(topology.receivers, worker, n)
     oldest, newest = oldest[edge, step[reader]], heard[edge, step[reader]]
     version, of_edge = ranges(oldest, newest - oldest + 1)
     edge, reader = edge[of_edge], reader[of_edge]
@@ -212,7 +203,7 @@ def _table(
     is_read = np.zeros((len(sender), heard.shape[1] + 1), bool)
     is_read[ring, version] = True
 
-    to, writer = _edges(n, topology.senders, worker) if by_edge else (worker, np.arange(len(worker)))
+    to, writer = members(topology.senders, worker, n) if by_edge else (worker, np.arange(len(worker)))
     kept = is_read[to, step[writer] + 1]
     back = np.full(len(edge), NOBODY)
     to, writer = to[kept], writer[kept]
@@ -237,14 +228,6 @@ def _table(
         of_writes(place[writer], 0),
     )
     return table, np.repeat(sender, length)
-
-
-def _edges(n: int, ends: np.ndarray, workers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The edges of which these workers (k,) are the ends (m,), one worker after the other, ascending; and
-    which of the k each belongs to."""
-    order, start = np.argsort(ends, kind="stable"), np.append(0, np.cumsum(np.bincount(ends, minlength=n)))
-    which, of_worker = ranges(start[workers], start[workers + 1] - start[workers])
-    return order[which], of_worker
 
 
 def _turns(topology: Topology) -> np.ndarray:

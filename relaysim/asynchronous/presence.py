@@ -1,10 +1,11 @@
 """Workers that come and go, in seconds: when they are there, and what they start from when they are back."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from relaysim.asynchronous.waves import ranges
+from relaysim.asynchronous.waves import in_rows, members
 from relaysim.topology import Topology
 
 
@@ -52,10 +53,13 @@ class Restarts(NamedTuple):
     """(C, D) how much of the models of these it starts from; they sum to 1"""
 
 
-def restarts(presence: Presence | None, topology: Topology | None, start: str, until: float) -> Restarts:
+NONE = Restarts(np.zeros(0), np.zeros(0, int), np.zeros((0, 1), int), np.zeros((0, 1)))
+
+
+def restarts(presence: Presence | None, topology: Topology, start: str, until: float) -> Restarts:
     """All up to a time, where workers start from models of neighbours (`start` "neighbour" or "mean")."""
-    if presence is None or topology is None or start == "own":
-        return Restarts(np.zeros(0), np.zeros(0, int), np.zeros((0, 1), int), np.zeros((0, 1)))
+    if presence is None or start == "own":
+        return NONE
     changes = presence.changes
     left = np.append(np.full((len(changes), 1), -1.0), changes[:, 1:-1:2], 1)
     worker, session = np.nonzero((changes[:, ::2] > np.maximum(left, 0)) & (changes[:, ::2] <= until))
@@ -63,21 +67,18 @@ def restarts(presence: Presence | None, topology: Topology | None, start: str, u
     order = np.lexsort((worker, time))
     time, worker = time[order], worker[order]
 
-    first = np.searchsorted(topology.receivers, np.arange(topology.num_workers + 1))
-    edge, back = ranges(first[worker], first[worker + 1] - first[worker])
+    edge, back = members(topology.receivers, worker, topology.num_workers)
     source = topology.senders[edge]
     just_before = np.nextafter(time, 0)
     usable = presence.is_there(source, time[back]) & presence.is_there(source, just_before[back])
     source, back = source[usable], back[usable]
-    count = np.bincount(back, minlength=len(time))
-    place = np.arange(len(back)) - (np.cumsum(count) - count)[back]
-    kept = place < (1 if start == "neighbour" else len(source))
-    sources = np.zeros((len(time), max(1, count.max(initial=0))), int)
-    shares = np.zeros(sources.shape)
-    sources[back[kept], place[kept]] = source[kept]
-    shares[back[kept], place[kept]] = 1.0 if start == "neighbour" else 1 / count[back]
-    some = count > 0
-    return Restarts(time[some], worker[some], sources[some], shares[some])
+    if start == "neighbour":
+        back, of_first = np.unique(back, return_index=True)
+        source = source[of_first]
+    some, row = np.unique(back, return_inverse=True)
+    as_table, _ = in_rows(row, len(some))
+    sources, shares = as_table(source, 0), as_table(1 / np.bincount(row)[row], 0)
+    return Restarts(time[some], worker[some], sources[: len(some)], shares[: len(some)])
 
 
 class Halts(NamedTuple):
@@ -100,10 +101,11 @@ class Halts(NamedTuple):
         ahead = np.append(0, np.searchsorted(anew.time, seconds, "right"))
         return cls(bounds, np.searchsorted(bounds, records), np.searchsorted(bounds, before), ahead)
 
-    def waves(self, starts: np.ndarray, *waves: np.ndarray) -> tuple[np.ndarray, ...]:
+    def waves(
+        self, starts: np.ndarray, waves: Sequence[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
         """The first waves of the records (R + 1,), the waves of the restarts (C,), and waves (N,) as they are
         numbered with these; given the first wave at each bound, and waves without them."""
         of_restarts = starts[self.restarts]
-        numbered = (wave + np.searchsorted(of_restarts, wave, "right") for wave in waves)
-        own = of_restarts + np.arange(len(of_restarts))
-        return (starts[self.records] + self.ahead, own, *numbered)
+        numbered = [wave + np.searchsorted(of_restarts, wave, "right") for wave in waves]
+        return starts[self.records] + self.ahead, of_restarts + np.arange(len(of_restarts)), numbered

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from relaysim.asynchronous.presence import Presence
 from relaysim.asynchronous.types import Coming, Events, Horizon, Method, Order
 from relaysim.asynchronous.waves import NOBODY
-from relaysim.checks import check_count, check_key, check_number, kinds
+from relaysim.checks import check_choice, check_count, check_key, check_number, kinds, shown
 from relaysim.faults import Churn, Start
 from relaysim.metrics import all_finite
 from relaysim.programs import Program, is_traced, program
@@ -150,14 +150,13 @@ def lay_out(
     """
     check_key("key", key)
     if not isinstance(method, Method):
-        raise ValueError(f"method is {method!r}, expected one such as rs.asynchronous.ad_psgd(...)")
+        raise ValueError(f"method is {shown(method)}, expected one such as rs.asynchronous.ad_psgd(...)")
     check_models(params, method.num_workers)
     horizon = _horizon(seconds, num_events, every)
-    if start not in get_args(Start):
-        raise ValueError(f"start is {start!r}, expected one of {', '.join(map(repr, get_args(Start)))}")
+    check_choice("start", start, get_args(Start))
     if churn is not None:
         if not isinstance(churn, Churn):
-            raise ValueError(f"churn is {churn!r}, expected rs.faults.Churn")
+            raise ValueError(f"churn is {shown(churn)}, expected rs.faults.Churn")
         churn.check_workers(method.num_workers)
     coming = Coming(None if churn is None else Presence(churn.changes), start)
     return method.lay_out(key, network, _model_bytes(params), horizon, coming)
@@ -329,9 +328,8 @@ def _model_bytes(models: Stacked) -> int:
 
 def _horizon(seconds: Any, num_events: Any, every: Any) -> Horizon:
     if (seconds is None) == (num_events is None):
-        raise ValueError(
-            f"seconds is {seconds!r} and num_events {num_events!r}, expected one of the two and not both"
-        )
+        given = f"seconds is {shown(seconds)} and num_events {shown(num_events)}"
+        raise ValueError(f"{given}, expected one of the two and not both")
     if num_events is not None:
         num_events = check_count("num_events", num_events)
         every = num_events if every is None else check_count("every", every)

@@ -11,6 +11,7 @@ import optax
 from relaysim.asynchronous.graphs import check_undirected
 from relaysim.asynchronous.one_way import Step, one_way
 from relaysim.asynchronous.types import GradAt, Method
+from relaysim.checks import shown
 from relaysim.topology import Topology
 from relaysim.types import Array, Stacked, rows
 
@@ -65,7 +66,7 @@ def _weights(topology: Topology, influence: Any) -> tuple[np.ndarray, np.ndarray
     n, i, j = topology.num_workers, topology.receivers, topology.senders
     p = np.ones(n) if influence is None else np.asarray(influence)
     if p.shape != (n,) or p.dtype.kind not in "fiu" or not (np.isfinite(p) & (p > 0)).all():
-        raise ValueError(f"influence is {influence!r}, expected ({n},) numbers above 0")
+        raise ValueError(f"influence is {shown(influence)}, expected ({n},) numbers above 0")
     each = p / (1 + topology.degrees)
     weights = np.minimum(each[i], each[j]) / p[i]
     return 1 - np.bincount(i, weights, n), weights

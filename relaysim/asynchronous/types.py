@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from relaysim.asynchronous.presence import Presence, Restarts
+from relaysim.asynchronous.presence import NONE, Presence, Restarts
 from relaysim.types import Array, Key, Stacked, made_by
 
 GradAt = Callable[[Key, Array, Array, Stacked], tuple[Array, Stacked]]
@@ -65,9 +65,9 @@ class Order(NamedTuple):
     """(R,) when the records are taken."""
     sent: np.ndarray
     """(R,) messages sent so far by all workers together, answers included, each of a model's size."""
-    restarts: Restarts
+    restarts: Restarts = NONE
     """Who starts anew, and from what."""
-    restart_waves: np.ndarray
+    restart_waves: np.ndarray = NONE.worker
     """(C,) int, ascending: the wave of each restart, in which nothing else happens."""
 
     def __repr__(self) -> str:

@@ -10,6 +10,8 @@ NOBODY = np.iinfo(np.int32).max
 """Stands for no worker, or no place, where a wave has less than others."""
 SAMPLE = 20_000
 """Of so many operations, the first, waves are made without bounds, to see how wide they are."""
+STEPS = 8
+"""The same, in steps of each worker."""
 
 
 def in_waves(kinds: np.ndarray, before: np.ndarray, after: np.ndarray, bounds: np.ndarray) -> np.ndarray:
@@ -110,6 +112,26 @@ def ranges(first: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """
     row = np.repeat(np.arange(len(count)), count)
     return np.arange(len(row)) + (first - np.cumsum(count) + count)[row], row
+
+
+def members(groups: np.ndarray, which: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the groups (N,), as `grouped` takes them, are these (k,), one after the other; and of which k.
+
+    >>> members(np.array([1, 0, 1]), np.array([1, 0]), 2)
+    (array([0, 2, 1]), array([0, 0, 1]))
+    """
+    start = np.append(0, np.cumsum(np.bincount(groups, minlength=number)))
+    place, of = ranges(start[which], start[which + 1] - start[which])
+    return grouped(groups, number)[place], of
+
+
+def joined(waves: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """What is in each wave, one wave after the other, and the wave of each.
+
+    >>> joined([np.array([4, 2]), np.array([7])])
+    (array([4, 2, 7]), array([0, 0, 1]))
+    """
+    return np.concatenate([*waves, np.zeros(0, int)]), np.repeat(np.arange(len(waves)), [*map(len, waves)])
 
 
 def in_rows(waves: np.ndarray, num_waves: int) -> tuple[Callable[[np.ndarray, Any], np.ndarray], np.ndarray]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from optax import tree
 
-from relaysim.checks import check_count, check_draw, check_number
+from relaysim.checks import check_choice, check_count, check_draw, check_number, shown
 from relaysim.types import Array, Key, Stacked
 
 Each = Literal["model", "leaf"]
@@ -311,10 +311,9 @@ def _counter(k: Any) -> Callable[[int], int]:
 
 
 def _check_each(each: Any) -> None:
-    if each not in get_args(Each):
-        raise ValueError(f"each is {each!r}, expected 'model' or 'leaf'")
+    check_choice("each", each, get_args(Each))
 
 
 def check_compressor(compressor: Any) -> None:
     if not isinstance(compressor, Compressor):
-        raise ValueError(f"compressor is {compressor!r}, expected one such as rs.compress.top_k(0.1)")
+        raise ValueError(f"compressor is {shown(compressor)}, expected one such as rs.compress.top_k(0.1)")

@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 from optax import tree
 
-from relaysim.checks import check_mixer, check_number
+from relaysim.checks import check_choice, check_mixer, check_number
 from relaysim.compress.compressors import Compressor, check_compressor
 from relaysim.types import Array, Key, Mixer, Stacked, made_by
 
@@ -59,8 +59,7 @@ def error_feedback(mixer: Mixer, compressor: Compressor, *, gamma: float = 1.0, 
     check_mixer(mixer)
     check_compressor(compressor)
     check_number("gamma", gamma, 0, 1, "(]")
-    if of not in get_args(Of):
-        raise ValueError(f"of is {of!r}, expected 'models' or 'updates'")
+    check_choice("of", of, get_args(Of))
 
     def init(x: Stacked) -> FeedbackState:
         zeros = tree.zeros_like(x)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from optax import tree
 
+from relaysim.checks import check_choice
 from relaysim.compress.compressors import Compressor, check_compressor
 from relaysim.compress.feedback import Of
 from relaysim.mixing.links import links
@@ -62,8 +63,7 @@ def relay_sum(trees: Topology, compressor: Compressor, *, of: Of = "models") -> 
     graph = as_topology("trees", trees)
     from_parent, from_children = links(graph)
     check_compressor(compressor)
-    if of not in get_args(Of):
-        raise ValueError(f"of is {of!r}, expected 'models' or 'updates'")
+    check_choice("of", of, get_args(Of))
     n, is_root = graph.num_workers, np.arange(graph.num_workers) == 0
 
     def over_edges(m: Stacked) -> Stacked:

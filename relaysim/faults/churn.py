@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from relaysim.checks import check_count, check_key, check_number, shown
+from relaysim.checks import check_key, check_num_workers, check_number, shown
 from relaysim.faults.losses import Loss
 from relaysim.types import Array, Key
 
@@ -42,7 +42,7 @@ class Churn:
     sessions: Any
 
     def __post_init__(self) -> None:
-        n = check_count("num_workers", self.num_workers)
+        n = check_num_workers(self.num_workers)
         object.__setattr__(self, "sessions", _check_sessions(self.sessions, n))
 
     @classmethod
@@ -64,7 +64,7 @@ class Churn:
         Raises:
           ValueError: where an argument is out of its range.
         """
-        n, draw = check_count("num_workers", num_workers), _generator(key)
+        n, draw = check_num_workers(num_workers), _generator(key)
         until = check_number("until", until, 0, ends="(]")
         mean = [check_number("absent", absent, 0, ends="(]"), check_number("present", present, 0, ends="(]")]
         sessions = []
@@ -95,7 +95,7 @@ class Churn:
         Raises:
           ValueError: where an argument is out of its range.
         """
-        n, draw = check_count("num_workers", num_workers), _generator(key)
+        n, draw = check_num_workers(num_workers), _generator(key)
         until, period = (
             check_number("until", until, 0, ends="(]"),
             check_number("period", period, 0, ends="(]"),

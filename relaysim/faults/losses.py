@@ -104,17 +104,17 @@ class Outage:
 
     def __post_init__(self) -> None:
         if isinstance(self.workers, str) or not isinstance(self.workers, Iterable):
-            raise ValueError(f"workers is {self.workers!r}, expected numbers of workers such as [3, 4]")
+            raise ValueError(f"workers is {shown(self.workers)}, expected numbers of workers such as [3, 4]")
         workers = tuple(self.workers)
         for worker in workers:
             if not _counts(worker):
-                raise ValueError(f"workers holds {worker!r}, expected numbers of workers from 0 on")
+                raise ValueError(f"workers holds {shown(worker)}, expected numbers of workers from 0 on")
         if not workers:
             raise ValueError("workers is empty, expected one or more")
         object.__setattr__(self, "workers", tuple(map(int, workers)))
         for name, step in (("first", self.first), ("last", self.last)):
             if not _counts(step):
-                raise ValueError(f"{name} is {step!r}, expected a step, an integer from 0 to 2³¹ − 1")
+                raise ValueError(f"{name} is {shown(step)}, expected a step, an integer from 0 to 2³¹ − 1")
         if self.last <= self.first:
             raise ValueError(f"last is {self.last}, expected a step after first = {self.first}")
 

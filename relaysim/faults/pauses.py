@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from relaysim.checks import check_choice, check_method, shown
 from relaysim.faults.losses import Absence
 from relaysim.topology import Topology, as_topology
 from relaysim.types import Algorithm, Array, Info, Key, Stacked, rows
@@ -63,18 +64,18 @@ def pause(
       ValueError: where there is no outage, one is about workers that there are not, the state is no such
         named tuple, or there is no such start, or no topology for it.
     """
-    if not isinstance(method, Algorithm):
-        raise ValueError(f"method is {method!r}, expected one such as rs.relaysgd(grad, mixer, optimizer)")
+    check_method(method)
     if not isinstance(outages, Absence | Sequence) or not outages:
-        raise ValueError(f"outages is {outages!r}, expected one rs.faults.Outage or more, or rs.faults.Churn")
+        raise ValueError(
+            f"outages is {shown(outages)}, expected one rs.faults.Outage or more, or rs.faults.Churn"
+        )
     outages = [outages] if isinstance(outages, Absence) else list(outages)
     n = method.num_workers
     for outage in outages:
         if not isinstance(outage, Absence):
-            raise ValueError(f"outages holds {outage!r}, expected rs.faults.Outage or rs.faults.Churn")
+            raise ValueError(f"outages holds {shown(outage)}, expected rs.faults.Outage or rs.faults.Churn")
         outage.check_workers(n)
-    if start not in get_args(Start):
-        raise ValueError(f"start is {start!r}, expected one of {', '.join(map(repr, get_args(Start)))}")
+    check_choice("start", start, get_args(Start))
     graph = None if start == "own" else as_topology("topology", topology)
     if graph is not None and graph.num_workers != n:
         raise ValueError(f"topology is for {graph.num_workers} workers, expected {n}")

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from relaysim.types import Array, Calls, Key, Lasting, Messages, Mixer, Stacked, made_by, scaled
+from relaysim.checks import shown
+from relaysim.types import Array, Calls, Key, Lasting, Messages, Mixer, Stacked, call_of, made_by, scaled
 
 
 def deal(mixers: Sequence[Mixer]) -> Mixer:
@@ -26,9 +27,8 @@ def deal(mixers: Sequence[Mixer]) -> Mixer:
       ValueError: where there is no mixer, or they differ in their number of workers.
     """
     if not isinstance(mixers, list | tuple) or not all(isinstance(m, Mixer) for m in mixers):
-        raise ValueError(
-            f"mixers is {mixers!r}, expected a list of ways to communicate such as rs.gossip(ring)"
-        )
+        expected = "a list of ways to communicate such as rs.gossip(ring)"
+        raise ValueError(f"mixers is {shown(mixers)}, expected {expected}")
     counts = [m.num_workers for m in mixers]
     if len(set(counts)) != 1:
         raise ValueError(f"mixers are for {counts} workers, expected one or more with one number of workers")
@@ -78,7 +78,7 @@ def deal(mixers: Sequence[Mixer]) -> Mixer:
 def at_once(parts: Sequence[Calls]) -> Calls:
     """The messages of several mixers that are called together: their rounds go side by side."""
     lasting = any(isinstance(calls, Lasting) for calls in parts)
-    period = (max if lasting else math.lcm)(*(len(calls) for calls in parts), 1)
+    period = max(map(len, parts)) if lasting else math.lcm(*map(len, parts))
 
     @cache
     def merged(*ids: int) -> Messages:
@@ -89,9 +89,6 @@ def at_once(parts: Sequence[Calls]) -> Calls:
         return Messages(senders, receivers, np.concatenate(sizes))
 
     rounds = {id(r): r for calls in parts for call in calls for r in call}
-    now = [
-        [calls[min(t, len(calls) - 1) if lasting else t % len(calls)] for calls in parts]
-        for t in range(period)
-    ]
-    made = [[merged(*(id(r) for r in row if r is not None)) for row in zip_longest(*calls)] for calls in now]
+    side_by_side = [zip_longest(*(call_of(calls, t) for calls in parts)) for t in range(period)]
+    made = [[merged(*(id(r) for r in row if r is not None)) for row in call] for call in side_by_side]
     return Lasting(made) if lasting else made

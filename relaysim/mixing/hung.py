@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from relaysim import topology as topologies
+from relaysim.checks import shown
 from relaysim.faults import Churn
 from relaysim.mixing.halo import links_over
 from relaysim.mixing.links import Links, links
@@ -56,7 +57,7 @@ def changing(trees: Any, churn: Churn | None, starts: Any, mesh: Mesh | None) ->
     steps, present = np.array(starts), np.ones((len(starts), n), bool)
     if churn is not None:
         if not isinstance(churn, Churn):
-            raise ValueError(f"churn is {churn!r}, expected rs.faults.Churn")
+            raise ValueError(f"churn is {shown(churn)}, expected rs.faults.Churn")
         churn.check_workers(n)
         steps = np.union1d(starts, churn.steps)
         present = churn.present(steps)
@@ -110,6 +111,6 @@ def _in_turn(trees: Any, starts: Any) -> tuple[list[Topology], list[int]]:
     ascending = all(isinstance(step, int | np.integer) for step in steps) and (np.diff(steps) > 0).all()
     if len(steps) != len(graphs) or not ascending or steps[0] != 0:
         raise ValueError(
-            f"starts is {starts!r}, expected a step for each of {len(graphs)} trees, ascending from 0"
+            f"starts is {shown(starts)}, expected a step for each of {len(graphs)} trees, ascending from 0"
         )
     return graphs, [int(step) for step in steps]

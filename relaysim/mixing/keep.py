@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from relaysim.checks import check_mixer
 from relaysim.types import Array, Key, Mixer, Stacked, scaled
 
 
@@ -30,8 +31,7 @@ def keep_local(mixer: Mixer, *names: str, params: Stacked | None = None) -> Mixe
     Raises:
       ValueError: where `mixer` is no mixer, or no name is given.
     """
-    if not isinstance(mixer, Mixer):
-        raise ValueError(f"mixer is {mixer!r}, expected a way to communicate such as rs.gossip(ring)")
+    check_mixer(mixer)
     if not names:
         raise ValueError("names is empty, expected those of the parts that stay, such as 'batch_stats'")
 

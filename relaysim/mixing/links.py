@@ -63,22 +63,29 @@ def edge_sum(
       num_workers: n.
     """
     n, m = num_workers, len(senders)
-    sources, worker = np.append(senders, 0).astype(np.int32), np.arange(num_workers, dtype=np.int32)
-    laid_out = functools.cache(functools.partial(layout, receivers, n))
     gathered = functools.cache(lambda: gathered_sum(senders, receivers, n))
     moved = functools.cache(
         lambda: shifted_sum(senders, receivers, n) or transposed_sum(senders, receivers, n)
     )
 
+    def from_(edges: np.ndarray) -> np.ndarray:
+        return np.take(senders, edges, mode="clip").astype(np.int32)
+
+    @functools.cache
+    def laid_out(row: int) -> tuple[Layout, np.ndarray, list[np.ndarray | None]]:
+        laid = layout(receivers, n, row)
+        there = laid.slots < m
+        peers = np.where(there, from_(laid.slots), np.arange(n, dtype=np.int32))  # itself, where none is
+        return laid, peers, [None if have.all() else have for have in there]
+
     def scattered(weights: Weights, x: Array) -> Array:
-        slots, rest, blocks, hubs = laid_out(min(x[0].size, LONG))
-        there = [None if (slot < m).all() else slot < m for slot in slots]
-        total = sum_slots(weights, x, slots, np.where(slots < m, sources[slots], worker), there)
+        (slots, rest, blocks, hubs), peers, there = laid_out(min(x[0].size, LONG))
+        total = sum_slots(weights, x, slots, peers, there)
         if len(rest):
-            single = messages(weights, x, rest, sources[rest])
+            single = messages(weights, x, rest, from_(rest))
             total = total.at[receivers[rest]].add(single, mode="promise_in_bounds", indices_are_sorted=True)
         if len(blocks):
-            summed = messages(weights, x, blocks, sources[blocks], blocks < m).sum(1, dtype=x.dtype)
+            summed = messages(weights, x, blocks, from_(blocks), blocks < m).sum(1, dtype=x.dtype)
             total = total.at[hubs].add(summed, mode="promise_in_bounds", indices_are_sorted=True)
         return total
 
@@ -144,10 +151,10 @@ def links(tree: Topology) -> Links:
     Raises:
       ValueError: where the topology is no tree.
     """
-    parent = rooted(tree).parent.astype(np.int32)
+    parent = rooted(tree).parent
     if not parent.any():
         return _star()
-    children = 1 + np.argsort(parent[1:], kind="stable")
+    children = 1 + np.argsort(parent[1:], kind="stable").astype(np.int32)
     sums = edge_sum(children, parent[children], len(parent))
     shifted = functools.cache(lambda: shifted_sum(parent[1:], np.arange(1, len(parent)), len(parent)))
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from relaysim.checks import check_count
+from relaysim.checks import check_count, check_num_workers
 from relaysim.columns import by_platform
 from relaysim.faults import Drop, loss_of
 from relaysim.mixing.halo import shift_over
@@ -40,7 +40,7 @@ def one_peer_exponential(
       ValueError: where `num_workers` or `rounds` is below 1, `drop` does not fit or `mesh` does not divide
         the workers.
     """
-    n = check_count("num_workers", num_workers)
+    n = check_num_workers(num_workers)
     check_count("rounds", rounds)
     period = max((n - 1).bit_length(), 1)
     if mesh is not None:

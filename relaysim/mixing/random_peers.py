@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from relaysim.checks import check_bool, check_count, check_draw
+from relaysim.checks import check_bool, check_count, check_draw, check_num_workers
 from relaysim.faults import Drop, loss_of
 from relaysim.types import Array, Calls, Key, Messages, Mixer, Stacked, rows
 
@@ -32,7 +32,7 @@ def random_matching(num_workers: int, *, drop: Drop = 0.0, draw: Draw | None = N
     Raises:
       ValueError: where `num_workers` is below 1, or `drop` or `draw` does not fit.
     """
-    n = check_count("num_workers", num_workers)
+    n = check_num_workers(num_workers)
     order = check_draw(draw, lambda key, step, shape: jax.random.permutation(key, n))
     loss, worker, paired = loss_of(drop, n), np.arange(n), n // 2 * 2
 
@@ -74,7 +74,7 @@ def epidemic(
     Raises:
       ValueError: where an argument is none of these.
     """
-    n = check_count("num_workers", num_workers)
+    n = check_num_workers(num_workers)
     s, oracle = min(check_count("peers", peers), n - 1), check_bool("oracle", oracle)
     targets = check_draw(draw, _ring_of_random_order if oracle else _others)
     loss, worker = loss_of(drop, n), np.arange(n)

@@ -1,12 +1,12 @@
 """The exact average, by the schedules with which clusters compute it."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from relaysim.checks import check_count
+from relaysim.checks import check_choice, check_num_workers
 from relaysim.types import Array, Key, Messages, Mixer, Stacked
 
 Schedule = Literal["ring", "tree", "halving"]
@@ -34,10 +34,9 @@ def all_reduce(num_workers: int, *, schedule: Schedule = "ring") -> Mixer:
     Raises:
       ValueError: where `num_workers` is below 1 or there is no such schedule.
     """
-    n = check_count("num_workers", num_workers)
+    n = check_num_workers(num_workers)
     schedules = {"ring": _ring, "tree": _tree, "halving": _halving}
-    if schedule not in get_args(Schedule):
-        raise ValueError(f"schedule is {schedule!r}, expected one of {', '.join(map(repr, schedules))}")
+    check_choice("schedule", schedule, schedules)
 
     def mix(key: Key, step: Array, s: tuple, x: Stacked) -> tuple[tuple, Stacked]:
         return s, jax.tree.map(lambda v: jnp.broadcast_to(v.mean(0), v.shape), x)

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from optax import tree
 
+from relaysim.checks import check_choice
 from relaysim.columns import settled
 from relaysim.faults import Churn, Drop, Loss, loss_of
 from relaysim.mixing.deal import deal
@@ -98,8 +99,7 @@ def relay_sum(
         workers, `drop`, `churn` or `starts` do not fit, `fill` is none of the four or `mesh` does not divide
         the workers.
     """
-    if fill not in get_args(Fill):
-        raise ValueError(f"fill is {fill!r}, expected one of {', '.join(map(repr, get_args(Fill)))}")
+    check_choice("fill", fill, get_args(Fill))
     if starts is None and isinstance(trees, list | tuple):
         return deal([relay_sum(t, drop=drop, fill=fill, mesh=mesh, churn=churn) for t in trees])
     if churn is None and starts is None:
@@ -111,7 +111,7 @@ def relay_sum(
 
 def relay(trees: Trees, loss: Loss | None, fill: Fill) -> Mixer:
     """`relay_sum` over trees that are hung up."""
-    n, worker = trees.num_workers, np.arange(trees.num_workers)
+    n = trees.num_workers
 
     def relayed(x: Stacked) -> Stacked:
         return x if fill == "initial" else (x, jnp.ones(n, jnp.int32))  # the count travels as x does
@@ -137,7 +137,7 @@ def relay(trees: Trees, loss: Loss | None, fill: Fill) -> Mixer:
         down, below = settled((narrowed(down, s.down), s.below))  # before `up` takes the place of s.up
         up = narrowed(over_edges(tree.add(own, below)), s.up)
         if loss:
-            up_key, down_key = jax.random.split(key)
+            worker, (up_key, down_key) = np.arange(n), jax.random.split(key)
             of_up, up = lose(up_key, step, loss, s.loss[0], worker, parent, up)
             of_down, down = lose(down_key, step, loss, s.loss[1], parent, worker, down)
             losses = of_up, of_down

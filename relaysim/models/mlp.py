@@ -20,9 +20,7 @@ class MLP(nn.Module):
     num_classes: int
 
     def __post_init__(self) -> None:
-        self.hidden = check_counts(
-            "hidden", self.hidden
-        )  # not a list, for jit hashes models to tell them apart
+        self.hidden = check_counts("hidden", self.hidden)  # a tuple, which can be hashed, as jit wants it
         check_count("num_classes", self.num_classes)
         super().__post_init__()
 

@@ -78,10 +78,8 @@ class ResNet(nn.Module):
 
     def __post_init__(self) -> None:
         check_count("num_classes", self.num_classes)
-        self.blocks, self.channels = (
-            check_counts("blocks", self.blocks),
-            check_counts("channels", self.channels),
-        )
+        self.blocks = check_counts("blocks", self.blocks)
+        self.channels = check_counts("channels", self.channels)
         check_bool("wide_stem", self.wide_stem)
         if len(self.blocks) != len(self.channels) or not self.blocks:
             raise ValueError(

@@ -67,12 +67,13 @@ def curves(
     lines = {label: _side_by_side("metric", each, metric) for label, each in runs.items()}
     along = {label: _side_by_side("x", each, x) / per_epoch for label, each in runs.items()}
     log = _spans_decades(lines.values()) if log is None else check_bool("log", log)
+    check_bool("log_x", log_x)
     ax = axes_for(ax)
     for label, style in palette.styles(runs).items():
         _draw(ax, along[label], lines[label], band, label, style)
     if log:
         ax.set_yscale("log")
-    if check_bool("log_x", log_x):
+    if log_x:
         ax.set_xscale("log")
     ax.set(xlabel=x.replace("_", " "), ylabel=metric.replace("_", " "))
     ax.legend(frameon=False, handlelength=3)

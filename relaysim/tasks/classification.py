@@ -50,9 +50,9 @@ def classification(
     Raises:
       ValueError: for anything that does not fit together.
     """
-    for part, y in (("train", check_dataset(dataset).train_y), ("test", dataset.test_y)):
-        if part == "train" or y is not None:
-            _check_labels(part, y, dataset.num_classes)
+    _check_labels("train", check_dataset(dataset).train_y, dataset.num_classes)
+    if dataset.test_y is not None:
+        _check_labels("test", dataset.test_y, dataset.num_classes)
     task = supervised(
         model,
         dataset,

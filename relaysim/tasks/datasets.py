@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from relaysim.checks import check_count, shown
+from relaysim.checks import check_choice, check_count, shown
 from relaysim.tasks import readers
 
 _SYSTEM = Path("/usr/share/datasets")
@@ -59,8 +59,8 @@ def check_dataset(dataset: Any) -> Dataset:
     ValueError: dataset is [[0.0, 1.0]], expected rs.tasks.Dataset(train_x, train_y, test_x, test_y)
     """
     if not isinstance(dataset, Dataset):
-        what = f"dataset is {shown(dataset).splitlines()[0][:80]}"
-        raise ValueError(f"{what}, expected rs.tasks.Dataset(train_x, train_y, test_x, test_y)")
+        expected = "expected rs.tasks.Dataset(train_x, train_y, test_x, test_y)"
+        raise ValueError(f"dataset is {shown(dataset)}, {expected}")
     return dataset
 
 
@@ -108,9 +108,7 @@ def from_sklearn(name: str, test_fraction: float = 0.2) -> Dataset:
     """
     import sklearn.datasets  # slow to import
 
-    names = ("breast_cancer", "diabetes", "iris", "wine")
-    if name not in names:
-        raise ValueError(f"name is {name!r}, expected one of {', '.join(names)}")
+    check_choice("name", name, ("breast_cancer", "diabetes", "iris", "wine"))
     x, y = getattr(sklearn.datasets, f"load_{name}")(return_X_y=True)
     classes = name != "diabetes"
     x, y = x.astype(np.float32), y if classes else ((y - y.mean()) / y.std()).astype(np.float32)

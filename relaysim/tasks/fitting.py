@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from relaysim.checks import check_count, shown
+from relaysim.checks import check_count, check_function, kinds, shown
 from relaysim.tasks.augment import Augment
 from relaysim.tasks.datasets import Dataset
 from relaysim.tasks.model import Linen, Model
@@ -111,15 +111,13 @@ def check_fit(task: Any, x: Any, y: Any) -> Any:
     trained, kept = task.model_parts(params)
     leaves = jax.tree.leaves(trained)
     if not leaves or not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
-        raise ValueError(f"model's init returned {params!r}, expected a pytree of floating-point arrays")
+        raise ValueError(f"model's init returned {kinds(params)}, expected a pytree of floating-point arrays")
     outputs = jax.eval_shape(lambda p, x: task._outputs(p, task._scaled(x)), params, x)
     _check_values("loss", task.loss, outputs, y)
     for name, metric in task.metrics:
         _check_values(f"metrics[{name!r}]", metric, outputs, y)
     if task.regulariser is not None:
-        if not callable(task.regulariser):
-            raise ValueError(f"regulariser is {shown(task.regulariser)}, expected a function params -> ()")
-        value = jax.eval_shape(task.regulariser, trained)
+        value = jax.eval_shape(check_function("regulariser", task.regulariser, "params -> ()"), trained)
         if getattr(value, "shape", None) != ():
             raise ValueError(f"regulariser returned {value}, expected one number")
     if task.model.statistics:
@@ -131,9 +129,7 @@ def check_fit(task: Any, x: Any, y: Any) -> Any:
 
 
 def _check_values(name: str, function: Any, outputs: Any, y: Any) -> None:
-    if not callable(function):
-        raise ValueError(f"{name} is {shown(function)}, expected a function (outputs, y) -> (B,)")
-    values = jax.eval_shape(function, outputs, y)
+    values = jax.eval_shape(check_function(name, function, "(outputs, y) -> (B,)"), outputs, y)
     if getattr(values, "shape", None) != (1,):
         raise ValueError(
             f"{name} returned {values} for one sample, expected shape (1,): a number for each sample"
@@ -141,9 +137,7 @@ def _check_values(name: str, function: Any, outputs: Any, y: Any) -> None:
 
 
 def _check_augment(augment: Augment, key: Key, x: Any) -> None:
-    if not callable(augment):
-        raise ValueError(f"augment is {augment!r}, expected a function (key, images) -> images")
-    changed = jax.eval_shape(augment, key, x)
+    changed = jax.eval_shape(check_function("augment", augment, "(key, images) -> images"), key, x)
     if jax.tree.map(_kind, changed) != jax.tree.map(_kind, x):
         before, after = (
             jax.tree.map(lambda leaf: f"{leaf.dtype} of shape {leaf.shape}", t) for t in (x, changed)

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import optax
 
+from relaysim.checks import shown
 from relaysim.tasks import grouped
 from relaysim.types import Key
 
@@ -79,7 +80,7 @@ def from_linen(module: nn.Module, train: str = "train") -> Model:
       ValueError: where `module` is no flax module, or takes no such argument.
     """
     if not isinstance(module, nn.Module):
-        raise ValueError(f"module is {module!r}, expected an instance of flax.linen.Module")
+        raise ValueError(f"module is {shown(module)}, expected an instance of flax.linen.Module")
     if train not in inspect.signature(module.__call__).parameters:  # type: ignore[operator]
         raise ValueError(f"train is {train!r}, expected the name of an argument of {type(module).__name__}")
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from relaysim.checks import check_count, check_key, check_number
+from relaysim.checks import check_count, check_key, check_num_workers, check_number
 from relaysim.metrics import chosen, consensus_distance, mean_model
 from relaysim.tasks.sampling import in_one_row, normal_rows
 from relaysim.types import Array, Key, Stacked
@@ -160,7 +160,7 @@ def random_quadratics(
     Raises:
       ValueError: where an argument is out of its range.
     """
-    check_count("num_workers", num_workers)
+    check_num_workers(num_workers)
     check_count("dim", dim)
     check_key("key", key)
     for name, value, low, high, ends in (

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from relaysim.checks import check_count, check_number
+from relaysim.checks import check_choice, check_count, check_number
 from relaysim.tasks.datasets import Dataset
 
 
@@ -65,8 +65,7 @@ def language_model(
     check_count("length", length)
     check_count("vocabulary", vocabulary, 2)
     check_number("test_fraction", test_fraction, 0, 1, "[)")
-    if tokens not in ("characters", "words"):
-        raise ValueError(f"tokens is {tokens!r}, expected 'characters' or 'words'")
+    check_choice("tokens", tokens, ("characters", "words"))
     split = [list(text) if tokens == "characters" else _words(text) for text in texts]
     known = _vocabulary(split, vocabulary)
     numbers = {token: i for i, token in enumerate(known)}

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from relaysim.checks import check_gaps, check_key
+from relaysim.checks import check_gaps, check_key, check_method
 from relaysim.timing.network import Network, check_network, in_float64
 from relaysim.types import Algorithm, Array, Calls, Key, Lasting, Messages, Stacked
 
@@ -59,9 +59,7 @@ def seconds(
     """
     gaps = check_gaps(num_steps, every)
     check_key("key", key)
-    if not isinstance(method, Algorithm):
-        raise ValueError(f"method is {method!r}, expected one such as rs.relaysgd(grad, mixer, optimizer)")
-    return dates(key, network, traffic(method, params), np.cumsum(gaps))[0]
+    return dates(key, network, traffic(check_method(method), params), np.cumsum(gaps))[0]
 
 
 @jax.tree_util.register_static

@@ -172,7 +172,7 @@ def check_network(network: Any, num_workers: int) -> None:
     >>> check_network(Network(compute=[1.0, 2.0]), 2)
     """
     if not isinstance(network, Network):
-        raise ValueError(f"network is {network!r}, expected one such as rs.timing.wan()")
+        raise ValueError(f"network is {shown(network)}, expected one such as rs.timing.wan()")
     n = num_workers
     given = {name: getattr(network, name) for name in ("compute", "latency", "upload", "download")}
     for name, value in given.items():

@@ -1,14 +1,13 @@
 """Networks with numbers of their own, and those of two clouds."""
 
 import csv
-import functools
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
-from relaysim.checks import check_count
+from relaysim.checks import check_choice, check_count
 from relaysim.timing.distributions import lognormal
 from relaysim.timing.network import Between, Network
 
@@ -93,13 +92,11 @@ def regions(
     if isinstance(places, str) or not isinstance(places, Sequence):
         places = [names[i % len(names)] for i in range(check_count("places", places))]
     for place in places:
-        if place not in names:
-            raise ValueError(f"places holds {place!r}, expected regions of {cloud}: {', '.join(names)}")
+        check_choice("each of places", place, names)
     at = Between(seconds / 2, np.array([names.index(place) for place in places]))
     return Network(compute=compute, latency=at, upload=upload, download=download)
 
 
-@functools.cache
 def round_trips(cloud: Cloud) -> tuple[list[str], np.ndarray]:
     """The regions of a cloud, and (k, k) the mean seconds of a round trip between them.
 
@@ -112,14 +109,11 @@ def round_trips(cloud: Cloud) -> tuple[list[str], np.ndarray]:
     Raises:
       ValueError: where there is no such cloud.
     """
-    if cloud not in get_args(Cloud):
-        raise ValueError(f"cloud is {cloud!r}, expected one of {', '.join(map(repr, get_args(Cloud)))}")
-    text = (files("relaysim.timing") / "tables" / _TABLES[cloud]).read_text()
+    text = (files("relaysim.timing") / "tables" / _TABLES[check_choice("cloud", cloud, _TABLES)]).read_text()
     rows = list(csv.DictReader(text.splitlines()))
     names = sorted({row["from_region"] for row in rows})
     seconds = np.full((len(names), len(names)), np.nan)
     for row in rows:
         to = names.index(row["from_region"]), names.index(row["to_region"])
         seconds[to] = float(row["rtt_mean_ms"]) / 1000
-    seconds.setflags(write=False)
     return names, seconds

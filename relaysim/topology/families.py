@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from relaysim.checks import check_count, check_number
-from relaysim.topology.graphs import Topology, both_ways, check_num_workers, check_room, from_edges, one_way
+from relaysim.checks import check_count, check_num_workers, check_number
+from relaysim.topology.graphs import Topology, both_ways, check_room, from_edges, one_way
 from relaysim.topology.trees import breadth_first, cuthill_mckee, renumber, spanning_tree
 
 

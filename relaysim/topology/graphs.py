@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from scipy.sparse import coo_array, csr_array, issparse
 
-from relaysim.checks import check_bool, check_count, shown
+from relaysim.checks import MOST, check_bool, check_count, check_num_workers, shown
 
 _EXPECTED = (
     "expected a topology such as rs.topology.chain(16), or a networkx graph or an adjacency matrix (n, n), "
     "0 on its diagonal"
 )
-MOST = 2**31 - 1  # workers, and directed edges: they are counted in int32
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -209,11 +208,6 @@ def _from_matrix(name: str, matrix: Any) -> Topology:
     if found.shape != (n, n) or (receivers == senders).any():
         raise ValueError(f"{name} is {shown(matrix)}, {_EXPECTED}")
     return one_way(check_num_workers(n), senders, receivers, "matrix")
-
-
-def check_num_workers(num_workers: Any) -> int:
-    """The number of workers as an int. Raises a ValueError unless it is an integer from 1 to 2^31 - 1."""
-    return check_count("num_workers", num_workers, most=MOST)
 
 
 def check_room(num_workers: int, num_edges: int) -> None:

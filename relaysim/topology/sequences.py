@@ -11,8 +11,7 @@ from itertools import combinations
 import numpy as np
 from scipy.sparse import coo_array, csr_array, diags_array
 
-from relaysim.checks import check_count
-from relaysim.topology.graphs import check_num_workers
+from relaysim.checks import check_count, check_num_workers
 
 Phase = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Edges without direction: (m,) one end of each, (m,) the other, (m,) the weight that both give."""

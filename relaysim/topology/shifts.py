@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.sparse import block_array, coo_array, csr_array, diags_array, eye_array
 
-from relaysim.checks import check_bool, check_count, check_number
+from relaysim.checks import check_bool, check_count, check_num_workers, check_number
 from relaysim.topology.graphs import as_array
 
 
@@ -27,7 +27,7 @@ def equistatic(num_workers: int, degree: int, seed: int, *, directed: bool = Tru
 
     Returns: one matrix (n, n), doubly stochastic, for `time_varying([W])`.
     """
-    n, degree = check_count("num_workers", num_workers, 2), check_count("degree", degree)
+    n, degree = check_num_workers(num_workers, 2), check_count("degree", degree)
     check_bool("directed", directed)
     shifts = _shifts(n, degree, seed)
     others = sum(_permutation(n, a) for a in shifts.tolist()) / degree
@@ -64,7 +64,7 @@ def equidynamic(
       eta: η, in (0, 1].
       directed: whether messages go one way.
     """
-    n, num_phases = check_count("num_workers", num_workers, 2), check_count("num_phases", num_phases)
+    n, num_phases = check_num_workers(num_workers, 2), check_count("num_phases", num_phases)
     check_bool("directed", directed)
     seed = check_count("seed", seed, 0, 2**32 - 1)
     among = np.arange(1, n) if degree is None else _shifts(n, check_count("degree", degree), seed)
@@ -84,7 +84,7 @@ def equidynamic_phases(
     >>> len(equidynamic_phases(5, np.array([1, 2])))
     2
     """
-    n = check_count("num_workers", num_workers, 2)
+    n = check_num_workers(num_workers, 2)
     check_number("eta", eta, 0, 1, "(]")
     shifts = as_array("shifts", shifts)
     if starts is not None and as_array("starts", starts).shape != shifts.shape:
@@ -113,7 +113,7 @@ def ceca(num_workers: int, peers: int = 2) -> list[tuple[csr_array, csr_array]]:
 
     Returns: the pairs (W, V), each (2n, 2n), rows of which sum to 1.
     """
-    n, peers = check_count("num_workers", num_workers, 2), check_count("peers", peers, 1, 2)
+    n, peers = check_num_workers(num_workers, 2), check_count("peers", peers, 1, 2)
     if peers == 1 and n % 2:
         raise ValueError(f"num_workers is {n}, expected an even number where peers = 1")
     worker, one = np.arange(n), eye_array(n)
