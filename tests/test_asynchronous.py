@@ -313,7 +313,7 @@ SPEEDS = np.array([1.0, 1.0, 1.0, 4.0, 1.0, 2.0, 1.0, 1.0])
         ("ad_psgd", {}, SPEEDS),
         ("push_sum", {}, np.ones(8)),
         ("swift", {}, np.ones(8)),
-        ("relaysgd", {}, np.ones(8)),
+        pytest.param("relaysgd", {}, np.ones(8), marks=pytest.mark.slow),
         pytest.param("gossip", {}, SPEEDS, marks=pytest.mark.slow),
         pytest.param("relaysgd_grad", {}, SPEEDS, marks=pytest.mark.slow),
         pytest.param("swift", {"influence": SPEEDS}, SPEEDS, marks=pytest.mark.slow),

@@ -378,6 +378,7 @@ def test_a_folder_that_is_read_only_is_said_so_before_anything_is_done(tmp_path,
         run(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_limit_on_files_is_said_so_in_one_line(tmp_path):
     process = process_of(tmp_path, limit=200)
     told = process.communicate()[1].strip().splitlines()

@@ -90,7 +90,20 @@ def test_train_says_when_there_is_no_room(tmp_path, monkeypatch):
 
 def test_train_goes_on_from_its_checkpoints(tmp_path):
     options = ["--method", "sgp", "--workers", 4, "--steps", 6, "--every", 2, "--seeds", 2, "--out", tmp_path]
-    options += ["--drop", 0.2, "--burst", 3, "--down", "1:0:2", "--down", "2:3:5", "--checkpoint-every", 2]
+    options += [
+        "--model",
+        "logistic",
+        "--drop",
+        0.2,
+        "--burst",
+        3,
+        "--down",
+        "1:0:2",
+        "--down",
+        "2:3:5",
+        "--checkpoint-every",
+        2,
+    ]
     first = invoke("train", *options)
     assert first.exit_code == 0, first.output
     records, folder = tmp_path / "records.csv", tmp_path / "checkpoints"
@@ -178,7 +191,8 @@ def test_a_folder_that_cannot_be_written_to_is_said_so_at_once(tmp_path, command
 
 
 def test_train_does_not_overwrite_another_run(tmp_path):
-    options = ["--workers", 2, "--steps", 2, "--every", 2, "--method", "allreduce", "--out", tmp_path]
+    options = ["--workers", 2, "--steps", 2, "--every", 2, "--method", "allreduce", "--model", "logistic"]
+    options += ["--out", tmp_path]
     assert invoke("train", *options).exit_code == 0
     written = (tmp_path / "records.csv").read_bytes()
     again = invoke("train", *options, "--learning-rate", 0.2)

@@ -25,7 +25,7 @@ def digits():
     return rs.tasks.classification(rs.models.MLP((8,), 10), images, shares, batch_size=4, augment=changes)
 
 
-@pytest.mark.parametrize("make", [pytest.param(noisy_quadratics, marks=pytest.mark.slow), digits])
+@pytest.mark.parametrize("make", [noisy_quadratics, pytest.param(digits, marks=pytest.mark.slow)])
 def test_some_workers_get_the_gradients_that_they_get_among_all(make):
     task = make()
     params = jax.tree.map(lambda x: x + jax.random.normal(key, x.shape), task.init(key))

@@ -49,6 +49,7 @@ def agree(task, step, batches, strength=0.0):
         np.testing.assert_allclose(grads["b"][i], b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_classification_is_a_case_of_it_bit_for_bit():
     data = tasks.datasets.digits()
     shares = tasks.partition.dirichlet(KEY, data.train_y, 6, 0.3, equal=False)

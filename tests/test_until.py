@@ -191,7 +191,7 @@ def test_a_measure_that_is_written_twice_is_compiled_once():
     assert len(programs._programs[method.step]) == kept
 
 
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(k, marks=pytest.mark.slow) for k in range(2, 6))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in range(1, 6))])
 def test_metrics_do_not_hang_on_the_interval(seed):
     """To the last bit, though a step before a record compiles to something else where it is the only one."""
     some = rs.tasks.random_quadratics(jax.random.key(seed), 5 + seed, 3 + 4 * seed, zeta2=1.0, noise=0.1)
@@ -211,10 +211,10 @@ def test_metrics_of_some_workers_alone():
     there = np.array([True, False, True, True, False, False])
     for some in (task, digits):
         spread = jax.tree.map(lambda x: x + jax.random.normal(key, x.shape), some.init(key))
-        found = rs.metrics.of_workers(some.measure, there)(spread)
+        found = jax.jit(rs.metrics.of_workers(some.measure, there))(spread)
         few = jax.tree.map(lambda x: x[there], spread)
         np.testing.assert_allclose(found["consensus_distance"], rs.metrics.consensus_distance(few), rtol=1e-5)
-        whole = some.measure(spread)
+        whole = jax.jit(some.measure)(spread)
         assert found.keys() == whole.keys()
         for name, values in whole.items():
             if values.ndim:
