@@ -92,7 +92,7 @@ def gathered_sum(
         added = gathered_sum(np.arange(len(hubs)), which, len(busy)) if len(busy) < len(hubs) else None
 
         def sums(weights: Weights, x: Array) -> Array:
-            if size == BLOCK:
+            if size == BLOCK:  # too many gathers for one pass
                 sent = messages(weights, x, edges[blocks], sources[blocks], there)
                 of_blocks = sent.sum(1, dtype=x.dtype)
             else:

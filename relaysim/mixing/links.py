@@ -68,24 +68,24 @@ def edge_sum(
         lambda: shifted_sum(senders, receivers, n) or transposed_sum(senders, receivers, n)
     )
 
-    def from_(edges: np.ndarray) -> np.ndarray:
+    def senders_of(edges: np.ndarray) -> np.ndarray:
         return np.take(senders, edges, mode="clip").astype(np.int32)
 
     @functools.cache
     def laid_out(row: int) -> tuple[Layout, np.ndarray, list[np.ndarray | None]]:
         laid = layout(receivers, n, row)
         there = laid.slots < m
-        peers = np.where(there, from_(laid.slots), np.arange(n, dtype=np.int32))  # itself, where none is
+        peers = np.where(there, senders_of(laid.slots), np.arange(n, dtype=np.int32))  # itself, where none is
         return laid, peers, [None if have.all() else have for have in there]
 
     def scattered(weights: Weights, x: Array) -> Array:
         (slots, rest, blocks, hubs), peers, there = laid_out(min(x[0].size, LONG))
         total = sum_slots(weights, x, slots, peers, there)
         if len(rest):
-            single = messages(weights, x, rest, from_(rest))
+            single = messages(weights, x, rest, senders_of(rest))
             total = total.at[receivers[rest]].add(single, mode="promise_in_bounds", indices_are_sorted=True)
         if len(blocks):
-            summed = messages(weights, x, blocks, from_(blocks), blocks < m).sum(1, dtype=x.dtype)
+            summed = messages(weights, x, blocks, senders_of(blocks), blocks < m).sum(1, dtype=x.dtype)
             total = total.at[hubs].add(summed, mode="promise_in_bounds", indices_are_sorted=True)
         return total
 
@@ -114,18 +114,16 @@ def weight_sum(senders: np.ndarray, receivers: np.ndarray, num_workers: int) -> 
         ascending = bool((np.diff(receivers) >= 0).all())
         return jax.ops.segment_sum(weights, receivers, n, indices_are_sorted=ascending)
 
-    def of_ones(sums: Callable | None) -> Callable[[Array], Array]:
-        return lambda weights: sums(weights, jnp.ones(n, weights.dtype)) if sums else scattered(weights)
+    def of_ones(sums: Callable[[Weights, Array], Array], weights: Array) -> Array:
+        return sums(weights, jnp.ones(n, weights.dtype))
 
-    def sums(weights: Array) -> Array:
-        return by_platform(
-            weights,
-            cpu=scattered,
-            tpu=lambda weights: of_ones(shifted())(weights),
-            default=lambda weights: of_ones(gathered())(weights),
-        )
+    def on_tpu(weights: Array) -> Array:
+        return of_ones(sums, weights) if (sums := shifted()) else scattered(weights)
 
-    return sums
+    def on_gpu(weights: Array) -> Array:
+        return of_ones(gathered(), weights)
+
+    return lambda weights: by_platform(weights, cpu=scattered, tpu=on_tpu, default=on_gpu)
 
 
 def lose(

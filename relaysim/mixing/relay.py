@@ -137,7 +137,8 @@ def relay(trees: Trees, loss: Loss | None, fill: Fill) -> Mixer:
         down, below = settled((narrowed(down, s.down), s.below))  # before `up` takes the place of s.up
         up = narrowed(over_edges(tree.add(own, below)), s.up)
         if loss:
-            worker, (up_key, down_key) = np.arange(n), jax.random.split(key)
+            worker = np.arange(n)
+            up_key, down_key = jax.random.split(key)
             of_up, up = lose(up_key, step, loss, s.loss[0], worker, parent, up)
             of_down, down = lose(down_key, step, loss, s.loss[1], parent, worker, down)
             losses = of_up, of_down
